@@ -1,0 +1,45 @@
+# make demo    train the digits sweep, print the clones, draw the figure   (first run installs: a few minutes)
+# make test    the whole test suite          make lint   formatting, lint and types
+# make bench   the benchmarks                make clean  remove what make made
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO_DIR ?= .
+
+.PHONY: demo test test-slow lint bench clean
+
+demo: $(VENV)/.demo
+	@$(BIN)/actstore demo $(DEMO_DIR)
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m benchmarks
+
+$(VENV)/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "actstore needs Python 3.11 or newer, and $(PYTHON) is older: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+# A stamp a set of extras: nothing is installed again until pyproject.toml changes.
+$(VENV)/.demo: pyproject.toml | $(VENV)/bin/pip
+	@echo "installing into $(VENV): PyTorch is large, a few minutes the first time"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[train,plot]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/bin/pip
+	@echo "installing into $(VENV): PyTorch is large, a few minutes the first time"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $(VENV)/.demo $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
