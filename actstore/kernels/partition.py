@@ -1,0 +1,410 @@
+"""Disjoint subsets of a layer: how much of it each one carries, and how many there can be.
+
+Everything here is linear algebra on the co-moment ``C`` of shape ``(neuron, neuron)``. For a
+subset S with ``C_SS + λI = L Lᵀ`` the *loadings* ``Z = L⁻¹ C_S:`` of shape
+``(subset neuron, neuron)`` hold all of it: ``Zᵀ Z`` is the part of the co-moment that S
+explains. λ is ``ridge · tr(C) / neurons``.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.linalg import LinAlgError, cholesky, solve_triangular
+
+from actstore.errors import InvalidDataError, InvalidParameterError
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+def penalty(comoment: Floats, ridge: float) -> float:
+    """Return λ, the ridge penalty in the units of the co-moment."""
+    if not ridge >= 0:
+        raise InvalidParameterError(f"ridge is {ridge}; give a number that is not negative")
+    return float(ridge * np.trace(comoment) / len(comoment))
+
+
+def loadings(comoment: Floats, subset: Integers, jitter: float) -> Floats:
+    """Return ``Z = L⁻¹ C_S:``, shape ``(subset neuron, neuron)``, of one subset S.
+
+    Raises
+    ------
+    InvalidDataError
+        When ``C_SS + λI`` is not positive definite (duplicate neurons and no ridge).
+    """
+    block = comoment[np.ix_(subset, subset)]
+    block[np.diag_indices_from(block)] += jitter
+    try:
+        factor = cholesky(block, lower=True, overwrite_a=True, check_finite=False)
+    except LinAlgError:
+        raise InvalidDataError(
+            f"the co-moment of {len(subset)} neurons is singular: some are dead or duplicates; "
+            "leave dead neurons out and give a positive ridge"
+        ) from None
+    rows: Floats = solve_triangular(
+        factor, comoment[subset], lower=True, overwrite_b=True, check_finite=False
+    )
+    return rows
+
+
+def scores(variance: Floats, explained: Floats, subset: Integers) -> tuple[float, float]:
+    """Return ``(r2, r2_heldout)`` from what a subset explains of each neuron.
+
+    The subset's own neurons count as explained whole: with the ridge they miss it by less than
+    ``λ / 4`` each.
+    """
+    total = variance.sum()
+    own = variance[subset].sum()
+    outside = total - own
+    gained = explained.sum() - explained[subset].sum()
+    heldout = gained / outside if len(subset) < len(variance) and outside > 0 else np.nan
+    return float((own + gained) / total) if total > 0 else np.nan, float(heldout)
+
+
+def subset_r2(
+    comoment: ArrayLike, subset: ArrayLike, *, ridge: float = 1e-8
+) -> tuple[float, float]:
+    """Return how much of the layer one subset of its neurons explains.
+
+    With S the subset and T the neurons outside it,
+    ``r2_heldout = tr(C_TS (C_SS + λI)⁻¹ C_ST) / tr(C_TT)`` and
+    ``r2 = 1 − (1 − r2_heldout) · tr(C_TT) / tr(C)``: variance-weighted over the neurons outside,
+    and over all neurons (the paper's, where the subset counts as explained).
+
+    Parameters
+    ----------
+    comoment
+        Centred co-moment of the layer, shape ``(neuron, neuron)``; a covariance serves as well.
+    subset
+        Indices of the neurons, shape ``(subset neuron,)``, in any order.
+    ridge
+        Penalty of the regression relative to the mean variance of a neuron.
+
+    Returns
+    -------
+    r2, r2_heldout
+        NaN for ``r2_heldout`` when nothing is outside the subset.
+
+    Raises
+    ------
+    InvalidParameterError
+        When the subset is empty, repeats a neuron or names one that is not there.
+    InvalidDataError
+        When the co-moment is not square, not finite, or singular on the subset.
+
+    References
+    ----------
+    arXiv 2106.03485, section "reconstruction of the layer from a chunk".
+
+    Examples
+    --------
+    Two signals, each carried by two neurons:
+
+    >>> signal = np.array([[1.0, 0], [0, 1], [1, 0], [0, 1]])
+    >>> r2, heldout = subset_r2(signal @ signal.T, [0, 1])
+    >>> round(r2, 6), round(heldout, 6)
+    (1.0, 1.0)
+    >>> round(subset_r2(signal @ signal.T, [0])[0], 6)
+    0.5
+    """
+    matrix = as_comoment(comoment)
+    chosen = as_subset(subset, len(matrix))
+    explained = loadings(matrix, chosen, penalty(matrix, ridge))
+    return scores(np.diagonal(matrix), np.square(explained).sum(axis=0), chosen)
+
+
+def random_partition(n: int, size: int, *, seed: int) -> Integers:
+    """Return a random partition of `n` neurons into ⌊n / size⌋ disjoint subsets.
+
+    Parameters
+    ----------
+    n
+        Number of neurons.
+    size
+        Neurons in each subset.
+    seed
+        Seed of the permutation that is cut into subsets.
+
+    Returns
+    -------
+    labels
+        Number of the subset that holds each neuron, shape ``(neuron,)``; −1 for the
+        ``n mod size`` neurons left over.
+
+    Raises
+    ------
+    InvalidParameterError
+        When `size` is not in 1…n.
+
+    Examples
+    --------
+    >>> sorted(int(label) for label in random_partition(7, 3, seed=0))
+    [-1, 0, 0, 0, 1, 1, 1]
+    """
+    if not 1 <= size <= n:
+        raise InvalidParameterError(
+            f"subsets of {size} of {n} neurons; give a size between 1 and {n}"
+        )
+    parts = n // size
+    labels = np.full(n, -1, dtype=np.int64)
+    order = np.random.default_rng(seed).permutation(n)
+    labels[order[: parts * size]] = np.repeat(np.arange(parts), size)
+    return labels
+
+
+def partition_r2(
+    comoment: ArrayLike, labels: ArrayLike, *, ridge: float = 1e-8
+) -> tuple[Floats, Floats]:
+    """Return :func:`subset_r2` of every part of a partition.
+
+    Parameters
+    ----------
+    comoment
+        Centred co-moment, shape ``(neuron, neuron)``.
+    labels
+        Part of each neuron, 0…parts−1, −1 for none; shape ``(neuron,)``.
+    ridge
+        As in :func:`subset_r2`.
+
+    Returns
+    -------
+    r2, r2_heldout
+        Shape ``(clone,)`` each.
+
+    Raises
+    ------
+    InvalidParameterError
+        When the labels do not number the parts 0, 1, 2, … without a gap.
+
+    Examples
+    --------
+    >>> comoment = np.kron(np.ones((2, 2)), np.diag([1.0, 2.0]))
+    >>> partition_r2(comoment, [0, 0, 1, 1])[1].round(6)
+    array([1., 1.])
+    """
+    matrix = as_comoment(comoment)
+    variance = np.diagonal(matrix)
+    values = [
+        scores(variance, np.square(rows).sum(axis=0), subset)
+        for subset, rows in _parts(matrix, labels, ridge)
+    ]
+    r2, heldout = np.array(values, dtype=np.float64).reshape(-1, 2).T.copy()
+    return r2, heldout
+
+
+def clone_to_clone_r2(comoment: ArrayLike, labels: ArrayLike, *, ridge: float = 1e-8) -> Floats:
+    """Return how much of each part every other part explains.
+
+    ``R²_ij = Σ_{n∈j} explained_i(n) / Σ_{n∈j} C_nn``, variance-weighted over the neurons of
+    part j, predicted by ridge regression from part i.
+
+    Parameters
+    ----------
+    comoment, labels, ridge
+        As in :func:`partition_r2`.
+
+    Returns
+    -------
+    r2
+        Shape ``(clone, clone)``: row i predicts, column j is predicted. The diagonal is 1 up to
+        the ridge.
+
+    Raises
+    ------
+    InvalidParameterError
+        When the labels do not number the parts 0, 1, 2, … without a gap.
+
+    References
+    ----------
+    arXiv 2106.03485, the control "disjoint chunk to disjoint chunk".
+
+    Examples
+    --------
+    >>> comoment = np.kron(np.ones((2, 2)), np.diag([1.0, 2.0]))
+    >>> clone_to_clone_r2(comoment, [0, 0, 1, 1]).round(6)
+    array([[1., 1.],
+           [1., 1.]])
+    """
+    matrix = as_comoment(comoment)
+    groups = as_labels(labels, len(matrix))
+    inside = groups >= 0
+    part = groups[inside]
+    count = int(groups.max()) + 1
+    variance = np.bincount(part, weights=np.diagonal(matrix)[inside], minlength=count)
+    result = np.empty((count, count))
+    for number, (_, rows) in enumerate(_parts(matrix, groups, ridge)):
+        explained = np.square(rows).sum(axis=0)[inside]
+        result[number] = np.bincount(part, weights=explained, minlength=count)
+    with np.errstate(invalid="ignore"):
+        return result / variance
+
+
+def partition_residual_correlation(
+    comoment: ArrayLike, labels: ArrayLike, *, ridge: float = 1e-8
+) -> Floats:
+    """Return the held-out residual correlation of every part of a partition.
+
+    For each part S: regress the neurons outside it on it, and take the mean absolute value of
+    the correlations between the residuals ``C_TT − Z_Tᵀ Z_T``, over all pairs outside.
+
+    Parameters
+    ----------
+    comoment, labels, ridge
+        As in :func:`partition_r2`.
+
+    Returns
+    -------
+    residual_correlation
+        Shape ``(clone,)``; NaN where fewer than two neurons outside have a residual.
+
+    Raises
+    ------
+    InvalidParameterError
+        When the labels do not number the parts 0, 1, 2, … without a gap.
+
+    Notes
+    -----
+    A neuron outside that the part explains down to the ridge or to rounding (a duplicate) has
+    no residual, only an artefact of the penalty; it takes no part in the mean.
+
+    References
+    ----------
+    arXiv 2106.03485; held-out because a residual inside the subset is zero by construction.
+
+    Examples
+    --------
+    >>> residual_correlation = partition_residual_correlation(np.eye(6), [0, 0, 0, 1, 1, 1])
+    >>> residual_correlation.round(6)
+    array([0., 0.])
+    """
+    matrix = as_comoment(comoment)
+    jitter = penalty(matrix, ridge)
+    result = []
+    for subset, rows in _parts(matrix, labels, ridge):
+        outside = np.setdiff1d(np.arange(len(matrix)), subset, assume_unique=True)
+        residual = matrix[np.ix_(outside, outside)] - rows[:, outside].T @ rows[:, outside]
+        variance = np.diagonal(residual)
+        rounding = 1e-12 * np.diagonal(matrix)[outside]
+        noisy = np.flatnonzero(variance > np.maximum(10 * jitter, rounding))
+        if len(noisy) < 2:
+            result.append(np.nan)
+            continue
+        scale = 1 / np.sqrt(variance[noisy])
+        residual = residual[np.ix_(noisy, noisy)] * scale * scale[:, None]
+        pairs = len(noisy) * (len(noisy) - 1)
+        result.append(float((np.abs(residual).sum() - len(noisy)) / pairs))
+    return np.array(result, dtype=np.float64)
+
+
+def components_needed(comoment: ArrayLike, threshold: float) -> int:
+    """Return the smallest number of principal components that explain `threshold`.
+
+    Parameters
+    ----------
+    comoment
+        Centred co-moment, shape ``(neuron, neuron)``.
+    threshold
+        Share of the variance, in (0, 1].
+
+    Raises
+    ------
+    InvalidParameterError
+        When the threshold is outside (0, 1].
+
+    Examples
+    --------
+    >>> components_needed(np.diag([6.0, 3.0, 1.0]), 0.85)
+    2
+    """
+    matrix = as_comoment(comoment)
+    check_threshold(threshold)
+    values = np.linalg.eigvalsh(matrix)[::-1].clip(min=0)
+    share = np.cumsum(values) / values.sum()
+    # the last share is 1 up to rounding, and must count as 1 for a threshold of 1
+    return min(int(np.searchsorted(share, threshold - 1e-12)) + 1, len(matrix))
+
+
+def component_bound(comoment: ArrayLike, threshold: float) -> int:
+    """Return a number of clones that no partition of the layer can exceed.
+
+    A subset of w neurons explains no more of the layer than its first w principal components
+    do, and ``r2_heldout ≤ r2``; hence a clone has at least k = :func:`components_needed`
+    neurons, and there are at most ⌊neurons / k⌋ clones, by either criterion.
+
+    Parameters
+    ----------
+    comoment
+        Centred co-moment without dead neurons, shape ``(neuron, neuron)``.
+    threshold
+        R² that makes a subset a clone, in (0, 1].
+
+    Raises
+    ------
+    InvalidParameterError
+        When the threshold is outside (0, 1].
+
+    Examples
+    --------
+    >>> component_bound(np.kron(np.ones((4, 4)), np.diag([1.0, 2.0])), 0.95)
+    4
+    """
+    matrix = as_comoment(comoment)
+    return len(matrix) // components_needed(matrix, threshold)
+
+
+def as_comoment(comoment: ArrayLike) -> Floats:
+    """Return the co-moment as float64, or say what is wrong with it."""
+    matrix = np.asarray(comoment, dtype=np.float64)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.size:
+        raise InvalidDataError(
+            f"a co-moment of shape {matrix.shape}; it must be square, (neuron, neuron)"
+        )
+    # one finite trace and one finite sum are not enough: inf − inf hides in either
+    if not np.isfinite(matrix).all():
+        raise InvalidDataError("the co-moment holds NaN or infinite values; check the activations")
+    if not np.trace(matrix) > 0:
+        raise InvalidDataError("every neuron of the layer is dead: no variance to explain")
+    return matrix
+
+
+def as_subset(subset: ArrayLike, n: int) -> Integers:
+    """Return the indices as int64, or say what is wrong with them."""
+    chosen = np.asarray(subset, dtype=np.int64).ravel()
+    if not chosen.size or chosen.min() < 0 or chosen.max() >= n:
+        raise InvalidParameterError(
+            f"a subset of {chosen.size} neurons; give at least one index between 0 and {n - 1}"
+        )
+    if len(np.unique(chosen)) < len(chosen):
+        raise InvalidParameterError("a neuron is twice in the subset; give each index once")
+    return chosen
+
+
+def as_labels(labels: ArrayLike, n: int) -> Integers:
+    """Return the labels as int64, or say what is wrong with them."""
+    groups = np.asarray(labels, dtype=np.int64)
+    if groups.shape != (n,):
+        raise InvalidParameterError(
+            f"labels of shape {groups.shape} for {n} neurons; give one label a neuron"
+        )
+    present = np.unique(groups[groups >= 0])
+    if groups.min() < -1 or not np.array_equal(present, np.arange(len(present))):
+        raise InvalidParameterError(
+            "the labels of the parts have a gap; number them 0, 1, 2, … and −1 for none"
+        )
+    return groups
+
+
+def check_threshold(threshold: float) -> None:
+    """Raise InvalidParameterError unless the threshold is in (0, 1]."""
+    if not 0 < threshold <= 1:
+        raise InvalidParameterError(f"threshold is {threshold}; give a number in (0, 1]")
+
+
+def _parts(matrix: Floats, labels: ArrayLike, ridge: float) -> Iterator[tuple[Integers, Floats]]:
+    """Yield the neurons and the loadings of every part, in the order of the labels."""
+    groups = as_labels(labels, len(matrix))
+    jitter = penalty(matrix, ridge)
+    for number in range(int(groups.max()) + 1):
+        subset = np.flatnonzero(groups == number)
+        yield subset, loadings(matrix, subset, jitter)
