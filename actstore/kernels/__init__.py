@@ -1,1 +1,1 @@
-"""kernels"""
+"""The mathematics: NumPy and SciPy only, no labels, no laziness."""

@@ -1,1 +1,1 @@
-"""plotting"""
+"""Figures: results in, matplotlib Axes out."""

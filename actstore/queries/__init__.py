@@ -1,1 +1,1 @@
-"""queries"""
+"""The questions: kernels applied lazily to stores and labelled arrays."""

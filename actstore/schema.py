@@ -1,0 +1,146 @@
+"""Names, dims, dtypes and attributes of everything in a store (format 1)."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from actstore._version import __version__
+from actstore.errors import InvalidParameterError, StoreFormatError
+
+FORMAT: Final = 1
+
+# dims
+RUN: Final = "run"
+EPOCH: Final = "epoch"
+SAMPLE: Final = "sample"
+NEURON: Final = "neuron"
+OTHER_NEURON: Final = "other_neuron"  # xarray forbids the same dim twice in one array
+OUTPUT: Final = "output"
+
+# arrays and groups
+ACTIVATIONS: Final = "activations"
+LABEL: Final = "label"
+READOUT: Final = "readout"
+WEIGHT: Final = "weight"
+BIAS: Final = "bias"
+MOMENTS: Final = "moments"
+COUNT: Final = "count"
+MEAN: Final = "mean"
+COMOMENT: Final = "comoment"
+
+DEFAULT_LAYER: Final = "last_hidden"
+NO_EPOCH: Final = -1  # fill of the marker: nothing is committed in this slot
+
+#: variable or coordinate -> (long_name, units), used by storage and by every query
+LABELS: Final[dict[str, tuple[str, str]]] = {
+    "epoch": ("completed passes over the training set", "1"),
+    "sample": ("index of the example in its data set", "1"),
+    "neuron": ("neuron of the recorded layer", "1"),
+    "label": ("class of the example", "1"),
+    "activations": ("output of the recorded layer", "1"),
+    "weight": ("readout weight", "1"),
+    "bias": ("readout bias", "1"),
+    "count": ("samples", "1"),
+    "mean": ("mean activation", "1"),
+    "comoment": ("centred co-moment of the activations", "1"),
+    "width": ("neurons in the recorded layer", "1"),
+    "seed": ("seed of the training", "1"),
+    "train_loss": ("training loss", "1"),
+    "train_error": ("training error", "1"),
+    "test_loss": ("test loss", "1"),
+    "test_error": ("test error", "1"),
+    "learning_rate": ("learning rate", "1"),
+}
+
+_NAME = re.compile(r"[A-Za-z0-9_.=,+\-]+")
+
+
+def check_name(kind: str, name: str) -> str:
+    """Return ``name`` if it can be a group of the store.
+
+    Raises
+    ------
+    InvalidParameterError
+        If it is empty, begins with a dot or two underscores, or holds anything
+        but letters, digits and ``_ . = , + -``.
+    """
+    if not _NAME.fullmatch(name) or name.startswith((".", "__")):
+        raise InvalidParameterError(
+            f"the {kind} name {name!r} cannot be stored; "
+            "use letters, digits and _ . = , + -, not beginning with a dot"
+        )
+    return name
+
+
+def run_name(width: int, seed: int, hyper_parameters: Mapping[str, Any]) -> str:
+    """Name of the run of these settings: the same settings give the same name.
+
+    Examples
+    --------
+    >>> run_name(256, 0, {"weight_decay": 5e-3})
+    'width=256,weight_decay=0.005,seed=0'
+    """
+    parts = {"width": width, **dict(sorted(hyper_parameters.items())), "seed": seed}
+    text = ",".join(f"{key}={value}" for key, value in parts.items())
+    return re.sub(r"[^A-Za-z0-9_.=,+\-]", "-", text)
+
+
+def run_attributes(
+    *,
+    width: int,
+    seed: int,
+    model: str = "",
+    dataset: str = "",
+    hyper_parameters: Mapping[str, Any] | None = None,
+    layers: Mapping[str, str] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Attributes of a run's group; ``layers`` maps a layer's name to its module path."""
+    return {
+        "width": int(width),
+        "seed": int(seed),
+        "model": model,
+        "dataset": dataset,
+        "hyper_parameters": dict(hyper_parameters or {}),
+        "layers": dict(layers or {}),
+        "provenance": dict(provenance or {}),
+        "created": now(),
+        "complete": False,
+    }
+
+
+def root_attributes() -> dict[str, Any]:
+    """Attributes of a new store's root group."""
+    return {"actstore_format": FORMAT, "actstore_version": __version__, "created": now()}
+
+
+def check_format(attributes: Mapping[str, Any], path: str) -> None:
+    """Raise unless this version reads the store at ``path``.
+
+    Raises
+    ------
+    StoreFormatError
+        If the store's format is newer than this version's, or is not a number.
+    """
+    found = attributes["actstore_format"]
+    if not isinstance(found, int) or found < 1:
+        raise StoreFormatError(f"{path!r} gives its format as {found!r}; expected a number from 1")
+    if found > FORMAT:
+        raise StoreFormatError(
+            f"{path!r} has format {found}, and actstore {__version__} reads up to {FORMAT}; "
+            "install a newer actstore"
+        )
+
+
+def describe(name: str) -> dict[str, Any]:
+    """Return ``long_name`` and ``units`` of a variable, for its attributes."""
+    long_name, units = LABELS.get(name, (name.replace("_", " "), "1"))
+    return {"long_name": long_name, "units": units}
+
+
+def now() -> str:
+    """Return the time in UTC, to the microsecond, as ISO 8601."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")

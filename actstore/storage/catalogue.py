@@ -1,0 +1,207 @@
+"""The runs of a store: which there are, and how to choose among them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Self
+
+import pandas as pd
+import xarray as xr
+
+from actstore import schema
+from actstore.errors import NotInStoreError
+from actstore.storage.location import StorePath, open_root
+from actstore.storage.run import Epochs, Run
+
+
+class Catalogue(Mapping[str, Run]):
+    """The runs of a store by name; the attributes of their groups are read once, on opening.
+
+    Parameters
+    ----------
+    path : str or path
+        An actstore store.
+
+    Raises
+    ------
+    StoreNotFoundError
+        If nothing is there, or it is not an actstore store.
+    StoreFormatError
+        If it was written in a later format.
+    """
+
+    def __init__(self, path: StorePath) -> None:
+        self.path = os.fspath(path)
+        self.attrs: dict[str, Any] = {}
+        root = open_root(path)
+        self.attrs.update(root.attrs)
+        self._runs = _sorted(
+            {name: Run(group, self.path) for name, group in root.groups() if "width" in group.attrs}
+        )
+
+    def __getitem__(self, name: str) -> Run:
+        """Return the run of this name."""
+        if name not in self._runs:
+            held = ", ".join(self._runs) or "none"
+            raise NotInStoreError(f"no run {name!r} in {self.path!r}; it holds {held}")
+        return self._runs[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._runs
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._runs)
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def __repr__(self) -> str:
+        return f"<actstore.{type(self).__name__} {self.path!r}: {len(self)} runs>\n{self.runs}"
+
+    @property
+    def runs(self) -> pd.DataFrame:
+        """A row a run: width, seed, hyper-parameters, epochs stored, last epoch, last metrics."""
+        rows = []
+        for run in self.values():
+            metrics = run.metrics()
+            last = {str(k): float(v[-1]) for k, v in metrics.items()} if len(run.epochs) else {}
+            rows.append(
+                {
+                    **run.coords(),
+                    "epochs": len(run.epochs),
+                    "last_epoch": int(run.epochs[-1]) if len(run.epochs) else schema.NO_EPOCH,
+                    "complete": run.complete,
+                    **last,
+                }
+            )
+        return pd.DataFrame(rows, index=pd.Index(list(self), name=schema.RUN))
+
+    def sel(
+        self,
+        *,
+        run: str | Sequence[str] | None = None,
+        width: int | Sequence[int] | None = None,
+        seed: int | Sequence[int] | None = None,
+        epoch: Epochs = None,
+        **hyper_parameters: Any,
+    ) -> Self:
+        """Narrow the store to some runs and epochs.
+
+        Parameters
+        ----------
+        run : str or sequence of str, optional
+            Names of runs.
+        width, seed : int or sequence of int, optional
+        epoch : int, sequence of int or slice, optional
+            Epochs by number; negative ones count from the last, -1 being the last stored;
+            a slice includes both ends, as in :meth:`xarray.Dataset.sel`.
+        **hyper_parameters
+            A value or a sequence of values each, such as ``weight_decay=0.005``.
+
+        Raises
+        ------
+        NotInStoreError
+            If no run is left; the error names the values that the store holds.
+        """
+        kept = dict(self._runs)
+        conditions = {"run": run, "width": width, "seed": seed, **hyper_parameters}
+        for key, wanted in conditions.items():
+            if wanted is None:
+                continue
+            wanted = (
+                [wanted] if isinstance(wanted, str) or not isinstance(wanted, Sequence) else wanted
+            )
+            value = {
+                name: name if key == "run" else r.coords().get(key) for name, r in kept.items()
+            }
+            held = sorted({v for v in value.values() if v is not None}, key=_order)
+            for one in wanted:
+                if one not in held:
+                    raise NotInStoreError(
+                        f"no run of {key} {one} in {self.path!r}"
+                        + _among(conditions, key)
+                        + (f"; it holds {key} {', '.join(map(str, held))}" if held else
+                           f"; its runs have no {key}, but {', '.join(self._keys())}")
+                    )  # fmt: skip
+            kept = {name: r for name, r in kept.items() if value[name] in wanted}
+        if epoch is not None:
+            kept = {name: r.select(epoch) for name, r in kept.items()}
+            for r in kept.values():
+                r.slots  # noqa: B018 - raises here, where the epoch was asked for
+        return self._with(kept)
+
+    def dataset(self, split: str = "test", layer: str = schema.DEFAULT_LAYER) -> xr.Dataset:
+        """Return the activations of the one selected run, lazily; see :meth:`Run.dataset`.
+
+        Raises
+        ------
+        NotInStoreError
+            If not exactly one run is selected.
+        """
+        return self.only().dataset(split, layer)
+
+    def only(self) -> Run:
+        """Return the one run that is selected."""
+        if len(self) != 1:
+            raise NotInStoreError(
+                f"{len(self)} runs of {self.path!r} are selected, one is needed; narrow with "
+                f".sel({', '.join(f'{k}=' for k in self._keys())})"
+            )
+        return next(iter(self.values()))
+
+    def tree(self) -> xr.DataTree:
+        """Return all runs as one :class:`xarray.DataTree`, lazily.
+
+        A node a run (metrics), with the children ``readout`` and ``<split>/<layer>``.
+        """
+        nodes: dict[str, xr.Dataset] = {"/": xr.Dataset(attrs=self.attrs)}
+        for name, run in self.items():
+            nodes[f"/{name}"] = run.metrics().assign_attrs(run.attrs)
+            if run.has_readout:
+                nodes[f"/{name}/{schema.READOUT}"] = run.readout()
+            for split in run.splits:
+                nodes[f"/{name}/{split}"] = run.labels(split).to_dataset(name=schema.LABEL)
+                for layer in run.layers(split):
+                    data = run.dataset(split, layer)[[schema.ACTIVATIONS]].drop_vars(schema.LABEL)
+                    nodes[f"/{name}/{split}/{layer}"] = data.drop_vars(run.metrics().data_vars)
+        return xr.DataTree.from_dict(nodes)
+
+    def _keys(self) -> list[str]:
+        keys: dict[str, None] = {}
+        for run in self._runs.values():
+            keys.update(dict.fromkeys(run.coords()))
+        return list(keys)
+
+    def _with(self, runs: dict[str, Run]) -> Self:
+        narrowed = object.__new__(type(self))
+        narrowed.path, narrowed.attrs, narrowed._runs = self.path, self.attrs, runs
+        return narrowed
+
+
+def _sorted(runs: dict[str, Run]) -> dict[str, Run]:
+    """Hyper-parameters first, then width, then seed: the order of a table that one can read."""
+
+    def key(item: tuple[str, Run]) -> Any:
+        run = item[1]
+        settings = [(k, _order(v)) for k, v in sorted(run.hyper_parameters.items())]
+        return settings, run.width, run.seed, run.name
+
+    return dict(sorted(runs.items(), key=key))
+
+
+def _order(value: Any) -> tuple[bool, float, str]:
+    """Return a key that sorts numbers before words, and each among themselves."""
+    number = isinstance(value, int | float)
+    return (not number, float(value) if number else 0.0, str(value))
+
+
+def _among(conditions: Mapping[str, Any], last: str) -> str:
+    """Return the conditions before ``last`` in words, for an error about an empty selection."""
+    before = []
+    for key, value in conditions.items():
+        if key == last:
+            break
+        if value is not None:
+            before.append(f"{key} {value}")
+    return f" with {' and '.join(before)}" if before else ""

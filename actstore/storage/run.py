@@ -1,0 +1,248 @@
+"""One run of a store, read lazily."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+import zarr
+
+from actstore import schema
+from actstore.errors import InvalidParameterError, NotInStoreError
+
+Array: TypeAlias = npt.NDArray[Any]
+Epochs: TypeAlias = int | Sequence[int] | slice | None
+
+
+class Run:
+    """One training in a store: what it holds, and its arrays as lazy datasets.
+
+    Attributes
+    ----------
+    name : str
+    path : str
+        Path of the store.
+    attrs : dict
+        What the recorder wrote about the run.
+    """
+
+    def __init__(self, group: zarr.Group, path: str, *, selected: Epochs = None) -> None:
+        self.name = group.basename
+        self.path = path
+        self.attrs: dict[str, Any] = dict(group.attrs)
+        self._group = group
+        self._selected = selected
+
+    def __repr__(self) -> str:
+        return f"<actstore.Run {self.name!r}: {len(self.epochs)} epochs>"
+
+    @property
+    def width(self) -> int:
+        """Neurons in the recorded layer."""
+        return int(self.attrs["width"])
+
+    @property
+    def seed(self) -> int:
+        """Seed of the training."""
+        return int(self.attrs["seed"])
+
+    @property
+    def hyper_parameters(self) -> dict[str, Any]:
+        """Settings of the training other than width and seed."""
+        return dict(self.attrs["hyper_parameters"])
+
+    @property
+    def complete(self) -> bool:
+        """Whether the training was recorded to its end."""
+        return bool(self.attrs.get("complete"))
+
+    @functools.cached_property
+    def committed(self) -> Array:
+        """All epochs in the store ``(epoch,)`` int64, whatever is selected."""
+        if schema.EPOCH not in self._group:  # killed before it had room for one
+            return np.empty(0, "int64")
+        marker = np.asarray(self.array(schema.EPOCH)[:], "int64")
+        return np.compress(marker != schema.NO_EPOCH, marker)
+
+    @functools.cached_property
+    def slots(self) -> Array:
+        """Places of the selected epochs on the stored epoch axis ``(epoch,)`` int64."""
+        return _select(self.committed, self._selected, self.name)
+
+    @property
+    def epochs(self) -> Array:
+        """Selected epochs ``(epoch,)`` int64."""
+        return np.take(self.committed, self.slots)
+
+    @functools.cached_property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the fixed evaluation sets."""
+        return tuple(sorted(name for name, _ in self._group.groups() if name != schema.READOUT))
+
+    @property
+    def has_readout(self) -> bool:
+        """Whether the readout's weight and bias were recorded."""
+        return schema.READOUT in self._group
+
+    def layers(self, split: str) -> tuple[str, ...]:
+        """Names of the layers recorded on a split."""
+        return tuple(sorted(name for name, _ in self.group(split).groups()))
+
+    def check(self, split: str, layer: str) -> None:
+        """Raise NotInStoreError unless the run holds this layer on this split."""
+        if split not in self.splits:
+            raise NotInStoreError(
+                f"no split {split!r} in run {self.name!r}; "
+                f"it holds {', '.join(self.splits) or 'none'}"
+            )
+        if layer not in self.layers(split):
+            raise NotInStoreError(
+                f"no layer {layer!r} in run {self.name!r}; "
+                f"it holds {', '.join(self.layers(split)) or 'none'}"
+            )
+
+    def select(self, epoch: Epochs) -> Run:
+        """Return the run narrowed to these epochs.
+
+        Raises
+        ------
+        NotInStoreError
+            If the run does not hold one of them.
+        """
+        return Run(self._group, self.path, selected=epoch)
+
+    def group(self, path: str) -> zarr.Group:
+        """Return the Zarr group at ``path`` below the run."""
+        group = self._group[path]
+        assert isinstance(group, zarr.Group)
+        return group
+
+    def array(self, path: str) -> zarr.Array[Any]:
+        """Return the Zarr array at ``path`` below the run."""
+        array = self._group[path]
+        assert isinstance(array, zarr.Array)
+        return array
+
+    def coords(self) -> dict[str, Any]:
+        """Return width, seed and hyper-parameters: what tells this run from the others."""
+        return {"width": self.width, "seed": self.seed, **self.hyper_parameters}
+
+    def metrics(self) -> xr.Dataset:
+        """Return the logged metrics, one ``(epoch,)`` float64 variable each, in memory."""
+        stored = [n for n, _ in self._group.arrays() if n != schema.EPOCH]
+        return xr.Dataset(
+            {
+                name: (schema.EPOCH, np.asarray(self.array(name)[:])[self.slots])
+                for name in sorted(stored)
+            },
+            coords={schema.EPOCH: self.epochs},
+        ).map(_describe)
+
+    def readout(self) -> xr.Dataset:
+        """Return ``weight (epoch, output, neuron)`` and ``bias (epoch, output)``, lazily.
+
+        Raises
+        ------
+        NotInStoreError
+            If the run was recorded without its readout.
+        """
+        if not self.has_readout:
+            raise NotInStoreError(f"run {self.name!r} was recorded without its readout")
+        return xr.Dataset(
+            {
+                schema.WEIGHT: self._lazy("readout/weight"),
+                schema.BIAS: self._lazy("readout/bias"),
+            },
+            coords={schema.EPOCH: self.epochs},
+        ).map(_describe)
+
+    def labels(self, split: str) -> xr.DataArray:
+        """Return the labels ``(sample,)`` in memory, with original indices as coordinate."""
+        return xr.DataArray(
+            np.asarray(self.array(f"{split}/{schema.LABEL}")[:]),
+            dims=schema.SAMPLE,
+            coords={schema.SAMPLE: np.asarray(self.array(f"{split}/{schema.SAMPLE}")[:])},
+            attrs=schema.describe(schema.LABEL),
+        )
+
+    def dataset(self, split: str = "test", layer: str = schema.DEFAULT_LAYER) -> xr.Dataset:
+        """Return the activations of a layer with labels, metrics and attributes.
+
+        Parameters
+        ----------
+        split, layer : str
+
+        Returns
+        -------
+        Dataset
+            ``activations (epoch, sample, neuron)`` float32, one dask chunk an epoch, the
+            ``label (sample)`` and the metrics ``(epoch)``. Lazy: activations are read when
+            values are asked for.
+
+        Raises
+        ------
+        NotInStoreError
+            If the run does not hold the split or the layer.
+        """
+        self.check(split, layer)
+        label = self.labels(split)
+        data = xr.Dataset(
+            {schema.ACTIVATIONS: self._lazy(f"{split}/{layer}/{schema.ACTIVATIONS}")},
+            coords={schema.EPOCH: self.epochs, schema.LABEL: label},
+            attrs={
+                "run": self.name,
+                "split": split,
+                "layer": layer,
+                "model": self.attrs.get("model", ""),
+                "dataset": self.attrs.get("dataset", ""),
+                **self.coords(),
+            },
+        ).map(_describe)
+        return data.assign_coords(self.metrics().data_vars)
+
+    def _lazy(self, path: str) -> tuple[tuple[str, ...], da.Array]:
+        array = self.array(path)
+        names: Any = array.metadata.dimension_names  # type: ignore[union-attr]
+        # A committed epoch never changes, so place and time of creation name the data.
+        token = dask_token(self.path, self.name, self.attrs.get("created"), path)
+        lazy = da.from_array(  # type: ignore[no-untyped-call]
+            array, chunks=(1, *array.shape[1:]), name=f"{path.rsplit('/', 1)[-1]}-{token}"
+        )
+        return tuple(names), lazy[self.slots]
+
+
+def dask_token(*parts: Any) -> str:
+    """Return a name that is the same for the same parts."""
+    from dask.base import tokenize
+
+    return str(tokenize(*parts))
+
+
+def _describe(array: xr.DataArray) -> xr.DataArray:
+    return array.assign_attrs(schema.describe(str(array.name)))
+
+
+def _select(committed: Array, wanted: Epochs, run: str) -> Array:
+    """Slots of the wanted epochs; negative numbers count from the last one, as in xarray.isel."""
+    if wanted is None:
+        return np.arange(len(committed))
+    if isinstance(wanted, slice):
+        if wanted.step is not None:
+            raise InvalidParameterError(f"epochs {wanted} were asked for; a slice takes no step")
+        low = wanted.start if wanted.start is not None else 0
+        high = wanted.stop if wanted.stop is not None else np.inf
+        return np.flatnonzero((committed >= low) & (committed <= high))
+    numbers: Mapping[int, int] = {int(e): slot for slot, e in enumerate(committed)}
+    slots = []
+    for epoch in [wanted] if isinstance(wanted, int | np.integer) else wanted:
+        slot = len(committed) + epoch if epoch < 0 else numbers.get(int(epoch), -1)
+        if not 0 <= slot < len(committed):
+            held = ", ".join(str(e) for e in committed) or "none"
+            raise NotInStoreError(f"no epoch {epoch} in run {run!r}; it holds {held}")
+        slots.append(slot)
+    return np.asarray(slots, "int64")
