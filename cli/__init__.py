@@ -1,1 +1,89 @@
-def main(): ...
+"""The command ``actstore``: thin shells over the library, one file a command.
+
+Nothing here imports the library at the top: ``actstore --help`` loads click alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from actstore._version import __version__
+
+#: command -> (module, one sentence for ``actstore --help``)
+COMMANDS = {
+    "demo": ("demo", "Record, query and plot the digits sweep in about a minute."),
+    "record": ("record", "Train networks of several widths and record their activations."),
+    "query": ("query", "Answer a question about the runs of a store."),
+    "runs": ("runs", "List the runs of a store."),
+    "info": ("info", "Say what a store, or one run of it, holds."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are called, not when they are listed."""
+
+    def __init__(self, *args: Any, modules: dict[str, tuple[str, str]], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.modules = modules
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order in which a newcomer needs them."""
+        return list(self.modules)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command of this name."""
+        if cmd_name not in self.modules:
+            return None
+        module = importlib.import_module(f".{self.modules[cmd_name][0]}", __name__)
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in self.modules.items()])
+
+
+@click.group(
+    cls=LazyGroup,
+    modules=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, "-V", "--version", prog_name="actstore")
+def actstore() -> None:
+    """Record what wide neural networks learn, and ask how many clones they hold.
+
+    \b
+    actstore demo                          digits: record, query, plot
+    actstore query scaling digits.zarr     clones against width
+    """
+
+
+def main() -> None:
+    """Run the command line; errors of actstore become one sentence and exit code 1."""
+    # The library is not imported for --help; errors.py is small.
+    from actstore.errors import ActstoreError
+
+    try:
+        actstore.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of the pipe has seen enough, as in `… | head`
+        sys.stderr.close()
+        sys.exit(0)
+    except ActstoreError as error:
+        click.echo(f"actstore: {error}", err=True)
+        sys.exit(1)

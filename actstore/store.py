@@ -1,0 +1,37 @@
+"""A store as a user holds it: its runs, and the questions that can be asked of them."""
+
+from __future__ import annotations
+
+from actstore.storage.catalogue import Catalogue
+from actstore.storage.location import StorePath
+
+
+class Store(Catalogue):
+    """The runs of a store by name, and the questions that can be asked of them.
+
+    Made by :func:`actstore.open`. See :class:`actstore.storage.catalogue.Catalogue` for
+    ``runs``, ``sel``, ``dataset`` and ``tree``.
+    """
+
+
+def open(path: StorePath) -> Store:
+    """Open a store to ask questions of it.
+
+    Parameters
+    ----------
+    path : str or path
+        The folder that ``actstore record`` or :class:`actstore.Recorder` wrote.
+
+    Returns
+    -------
+    Store
+        Lazy: the runs' attributes are read, no activations are.
+
+    Raises
+    ------
+    StoreNotFoundError
+        If nothing is there, or it is not an actstore store.
+    StoreFormatError
+        If it was written in a later format.
+    """
+    return Store(path)
