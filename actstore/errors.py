@@ -51,3 +51,7 @@ class MissingExtraError(ActstoreError, ImportError):
 
 class UndecidedWarning(UserWarning):
     """The data are too few or too degenerate for a firm answer; the answer is still given."""
+
+
+class StoreWarning(UserWarning):
+    """A part of the store that can be made anew, such as a cache, is damaged or cannot be kept."""

@@ -1,0 +1,175 @@
+"""The moments of a layer at an epoch, read from the store's cache or computed and kept there.
+
+The cache is the group ``moments`` beside the activations. Its marker is ``count``: it is
+written last, one element at a time, and is -1 where nothing is cached. The group carries
+the run's time of creation, so that a cache of a run that was recorded anew is not believed.
+It is safe to delete.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+from zarr.codecs import Crc32cCodec
+
+from actstore import schema
+from actstore.errors import StoreCorruptError, StoreWarning
+from actstore.kernels.moments import Moments, accumulate
+from actstore.storage import layout
+from actstore.storage.location import open_root
+
+Array: TypeAlias = npt.NDArray[Any]
+
+#: samples are read in blocks of about this many bytes when an epoch is larger
+BLOCK_BYTES = 2**28
+
+
+class Leaf(NamedTuple):
+    """Where the activations of one layer lie, and which recording they are of."""
+
+    store: str
+    run: str
+    split: str
+    layer: str
+    created: str
+
+    def group(self, *, writable: bool = False) -> zarr.Group:
+        """Open the layer's group."""
+        root = open_root(self.store, mode="r+" if writable else "r")
+        group = root[f"{self.run}/{self.split}/{self.layer}"]
+        assert isinstance(group, zarr.Group)
+        return group
+
+
+def load_moments(leaf: Leaf, slot: int, *, cache: bool, block_bytes: int = BLOCK_BYTES) -> Moments:
+    """Return the moments of the epoch in ``slot``, from the cache if it holds them.
+
+    Parameters
+    ----------
+    leaf : Leaf
+    slot : int
+        Place on the epoch axis.
+    cache : bool
+        Whether to read and to write the cache.
+    block_bytes : int
+        Most bytes of activations in memory at once.
+
+    Raises
+    ------
+    StoreCorruptError
+        If the activations cannot be read back.
+
+    Warns
+    -----
+    StoreWarning
+        If the cache is damaged or out of date (it is computed anew), or cannot be written.
+    """
+    if cache:
+        found = read(leaf, slot)
+        if found is not None:
+            return found
+    moments = accumulate(_blocks(leaf, slot, block_bytes))
+    if cache:
+        write(leaf, slot, moments)
+    return moments
+
+
+def read(leaf: Leaf, slot: int) -> Moments | None:
+    """Return the cached moments of a slot, or None if they are not cached or not to be believed."""
+    group = leaf.group()
+    if schema.MOMENTS not in group:
+        return None
+    inner: Any = group[schema.MOMENTS]
+    where = f"the cached moments of run {leaf.run!r}, {leaf.split}/{leaf.layer}, slot {slot}"
+    if inner.attrs.get("created") != leaf.created:
+        warnings.warn(f"{where} are of an earlier recording; computed anew", StoreWarning, 2)
+        return None
+    try:
+        if slot >= inner[schema.COUNT].shape[0] or (count := int(inner[schema.COUNT][slot])) < 0:
+            return None
+        mean, comoment = inner[schema.MEAN][slot], inner[schema.COMOMENT][slot]
+        if not (np.isfinite(mean).all() and np.isfinite(comoment.sum())):
+            raise ValueError("NaN where numbers were cached")
+    except (KeyError, ValueError, RuntimeError, OSError) as error:
+        warnings.warn(f"{where} are damaged ({error}); computed anew", StoreWarning, 2)
+        return None
+    return Moments(count, mean, comoment)
+
+
+def write(leaf: Leaf, slot: int, moments: Moments) -> None:
+    """Keep the moments of a slot; a store that cannot be written is left alone, with a warning."""
+    try:
+        inner = _group(leaf)
+        inner[schema.MEAN][slot] = moments.mean
+        inner[schema.COMOMENT][slot] = moments.comoment
+        inner[schema.COUNT][slot] = moments.count
+    except OSError as error:
+        warnings.warn(
+            f"moments of {leaf.store!r} are not cached ({error.strerror or error}); "
+            "pass cache=False (--no-cache) to say that they need not be",
+            StoreWarning,
+            2,
+        )
+
+
+def cached(leaf: Leaf, slots: Array) -> npt.NDArray[np.bool_]:
+    """Return which of ``slots`` are in the cache ``(epoch,)``."""
+    group = leaf.group()
+    if schema.MOMENTS not in group:
+        return np.zeros(len(slots), bool)
+    inner: Any = group[schema.MOMENTS]
+    if inner.attrs.get("created") != leaf.created or schema.COUNT not in inner:
+        return np.zeros(len(slots), bool)
+    counts = np.asarray(inner[schema.COUNT][:])
+    return np.array([s < len(counts) and counts[s] >= 0 for s in slots], bool)
+
+
+def worthwhile(samples: int, width: int) -> bool:
+    """Return whether the moments of a layer take fewer bytes than its activations."""
+    return 2 * width < samples
+
+
+def _group(leaf: Leaf) -> Any:
+    group = leaf.group(writable=True)
+    activations: Any = group[schema.ACTIVATIONS]
+    slots, _, width = activations.shape
+    if schema.MOMENTS in group and group[schema.MOMENTS].attrs.get("created") != leaf.created:
+        del group[schema.MOMENTS]
+    inner = group.require_group(schema.MOMENTS)
+    inner.update_attributes({"created": leaf.created})
+    dims = (schema.NEURON, schema.OTHER_NEURON)
+    for name, rest in ((schema.MEAN, (width,)), (schema.COMOMENT, (width, width))):
+        if name not in inner:
+            layout.create_epochwise(inner, name, slots=slots, rest=rest, dims=dims[: len(rest)])
+    if schema.COUNT not in inner:
+        inner.create_array(
+            schema.COUNT,
+            shape=(slots,),
+            chunks=(1,),  # one object an epoch: tasks that cache different epochs never meet
+            dtype="int64",
+            fill_value=-1,
+            compressors=[Crc32cCodec()],
+            dimension_names=(schema.EPOCH,),
+            attributes=schema.describe(schema.COUNT),
+        )
+    return inner
+
+
+def _blocks(leaf: Leaf, slot: int, block_bytes: int) -> Iterator[Array]:
+    array: Any = leaf.group()[schema.ACTIVATIONS]
+    _, samples, width = array.shape
+    chunk = array.chunks[1]
+    rows = max(chunk, block_bytes // (4 * width) // chunk * chunk)
+    for start in range(0, samples, rows):
+        try:
+            yield array[slot, start : start + rows]
+        except (ValueError, RuntimeError, OSError) as error:
+            raise StoreCorruptError(
+                f"the activations of run {leaf.run!r}, {leaf.split}/{leaf.layer}, slot {slot} "
+                f"cannot be read ({error}); run 'actstore verify {leaf.store}'"
+            ) from error
