@@ -36,7 +36,10 @@ def loadings(comoment: Floats, subset: Integers, jitter: float) -> Floats:
     block = comoment[np.ix_(subset, subset)]
     block[np.diag_indices_from(block)] += jitter
     try:
-        factor = cholesky(block, lower=True, overwrite_a=True, check_finite=False)
+        factor = cholesky(block, lower=True, check_finite=False)
+        # a pivot that is only rounding would be divided by, and no error raised
+        if (np.square(np.diagonal(factor)) < 1e-14 * np.diagonal(block)).any():
+            raise LinAlgError
     except LinAlgError:
         raise InvalidDataError(
             f"the co-moment of {len(subset)} neurons is singular: some are dead or duplicates; "
