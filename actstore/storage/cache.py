@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import zarr
 from zarr.codecs import Crc32cCodec
+from zarr.errors import ContainsArrayError, ContainsGroupError
 
 from actstore import schema
 from actstore.errors import StoreCorruptError, StoreWarning
@@ -140,23 +142,28 @@ def _group(leaf: Leaf) -> Any:
     slots, _, width = activations.shape
     if schema.MOMENTS in group and group[schema.MOMENTS].attrs.get("created") != leaf.created:
         del group[schema.MOMENTS]
-    inner = group.require_group(schema.MOMENTS)
-    inner.update_attributes({"created": leaf.created})
+    # Tasks that cache other epochs of the layer make the same group and arrays at the same time.
+    if schema.MOMENTS not in group:
+        with suppress(ContainsGroupError):
+            group.create_group(schema.MOMENTS, attributes={"created": leaf.created})
+    inner: Any = group[schema.MOMENTS]
     dims = (schema.NEURON, schema.OTHER_NEURON)
     for name, rest in ((schema.MEAN, (width,)), (schema.COMOMENT, (width, width))):
         if name not in inner:
-            layout.create_epochwise(inner, name, slots=slots, rest=rest, dims=dims[: len(rest)])
+            with suppress(ContainsArrayError):
+                layout.create_epochwise(inner, name, slots=slots, rest=rest, dims=dims[: len(rest)])
     if schema.COUNT not in inner:
-        inner.create_array(
-            schema.COUNT,
-            shape=(slots,),
-            chunks=(1,),  # one object an epoch: tasks that cache different epochs never meet
-            dtype="int64",
-            fill_value=-1,
-            compressors=[Crc32cCodec()],
-            dimension_names=(schema.EPOCH,),
-            attributes=schema.describe(schema.COUNT),
-        )
+        with suppress(ContainsArrayError):
+            inner.create_array(
+                schema.COUNT,
+                shape=(slots,),
+                chunks=(1,),  # one object an epoch: tasks that cache different epochs never meet
+                dtype="int64",
+                fill_value=-1,
+                compressors=[Crc32cCodec()],
+                dimension_names=(schema.EPOCH,),
+                attributes=schema.describe(schema.COUNT),
+            )
     return inner
 
 

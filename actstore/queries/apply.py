@@ -1,0 +1,218 @@
+"""Applying a kernel to the moments of every epoch, lazily, and putting the runs together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from actstore import schema
+from actstore._version import __version__
+from actstore.errors import InvalidDataError
+from actstore.kernels.moments import Moments, alive
+from actstore.queries.blas import single_threaded
+from actstore.queries.sources import Source
+
+Array: TypeAlias = npt.NDArray[Any]
+
+SUBSET = "subset"
+
+#: fewer dask tasks than this leave cores idle: the subsets of an epoch are then shared out
+FEW_TASKS = 8
+SUBSET_BLOCKS = 4
+
+
+class Output(NamedTuple):
+    """A variable that a kernel returns: its dims after ``epoch`` and ``subset``, and labels."""
+
+    dims: tuple[str, ...]
+    long_name: str
+    units: str = "1"
+    dtype: str = "float64"
+
+
+class Layer(NamedTuple):
+    """What a kernel sees of one epoch: moments of the neurons that are alive, and where they are.
+
+    Attributes
+    ----------
+    moments : tuple of Moments
+        One a split that was asked for, of the alive neurons alone.
+    alive : (neuron,) int64
+        Their places among all ``width`` neurons.
+    width : int
+        Neurons, dead ones included.
+    """
+
+    moments: tuple[Moments, ...]
+    alive: Array
+    width: int
+
+    @property
+    def comoment(self) -> Array:
+        """The co-moment of the first split ``(neuron, neuron)``."""
+        return self.moments[0].comoment
+
+    @property
+    def samples(self) -> int:
+        """Samples of the first split."""
+        return self.moments[0].count
+
+    def spread(self, values: Array, *, fill: Any) -> Array:
+        """Return values of the alive neurons at their places among all, ``fill`` elsewhere."""
+        whole = np.full((*values.shape[:-1], self.width), fill, values.dtype)
+        whole[..., self.alive] = values
+        return whole
+
+
+#: a kernel returns its outputs in order, each with the leading dim ``subset`` if it was given one
+Kernel: TypeAlias = Callable[..., tuple[Any, ...]]
+
+
+def per_epoch(
+    kernel: Kernel,
+    source: Source,
+    splits: Sequence[str],
+    outputs: Mapping[str, Output],
+    *,
+    sizes: Mapping[str, int],
+    cache: bool | None,
+    extra: Sequence[xr.DataArray] = (),
+    subsets: int | None = None,
+    blocks: int = 1,
+) -> xr.Dataset:
+    """Apply ``kernel(layer, *extra)`` to each epoch of a source.
+
+    With ``subsets`` the kernel is also given, last, the numbers of the subsets to answer for;
+    ``blocks`` tasks then share them out. ``extra`` arrays have ``epoch`` as their first dim.
+
+    Returns
+    -------
+    Dataset
+        The outputs with the leading dims ``(epoch,)`` or ``(epoch, subset)``. Lazy.
+    """
+    arguments: list[xr.DataArray] = []
+    core: list[list[str]] = []
+    for split in splits:
+        moments = source.moments(split, cache=cache)
+        for name in (schema.COUNT, schema.MEAN, schema.COMOMENT):
+            arguments.append(moments[name].drop_attrs())
+            core.append([str(d) for d in moments[name].dims[1:]])
+    for array in extra:
+        arguments.append(array.drop_attrs())
+        core.append([str(d) for d in array.dims if d != schema.EPOCH])
+    # the number of the epoch travels along for the sake of error messages
+    arguments.append(xr.DataArray(source.epochs, dims=schema.EPOCH).chunk({schema.EPOCH: 1}))
+    core.append([])
+    if subsets is not None:
+        size = -(-subsets // blocks)
+        arguments.append(xr.DataArray(np.arange(subsets), dims=SUBSET).chunk({SUBSET: size}))
+        core.append([])
+
+    def block(*arrays: Array) -> Any:
+        *flat, epoch = arrays[: len(core) - (subsets is not None)]
+        numbers = arrays[-1] if subsets is not None else None
+        found = []
+        with single_threaded():
+            for i, number in enumerate(epoch.ravel()):
+                parts = [a.reshape(len(epoch), *a.shape[a.ndim - len(c) :])[i]
+                         for a, c in zip(flat, core, strict=False)]  # fmt: skip
+                k = 3 * len(splits)
+                layer = _layer(parts[:k], f"epoch {number} of run {source.name!r}")
+                rest = parts[k:] if numbers is None else [*parts[k:], numbers]
+                found.append(kernel(layer, *rest))
+        stacked = tuple(
+            np.stack([np.asarray(one[k], output.dtype) for one in found])
+            for k, output in enumerate(outputs.values())
+        )
+        return stacked if len(stacked) > 1 else stacked[0]
+
+    results = xr.apply_ufunc(
+        block,
+        *arguments,
+        input_core_dims=core,
+        output_core_dims=[list(o.dims) for o in outputs.values()],
+        dask="parallelized",
+        output_dtypes=[o.dtype for o in outputs.values()],
+        dask_gufunc_kwargs={"output_sizes": {k: v for k, v in sizes.items() if _used(k, outputs)}},
+    )
+    results = results if isinstance(results, tuple) else (results,)
+    return xr.Dataset(
+        {
+            name: array.assign_attrs(long_name=output.long_name, units=output.units)
+            for (name, output), array in zip(outputs.items(), results, strict=True)
+        }
+    )
+
+
+def subset_blocks(found: Sequence[Source], subsets: int) -> int:
+    """Return into how many tasks to share the subsets of an epoch."""
+    tasks = sum(len(source.epochs) for source in found)
+    return 1 if tasks >= FEW_TASKS else min(subsets, SUBSET_BLOCKS)
+
+
+def concat_runs(results: Sequence[xr.Dataset], found: Sequence[Source]) -> xr.Dataset:
+    """Put results of runs side by side along ``run``; what a run does not have is NaN."""
+    keys = list(dict.fromkeys(key for source in found for key in source.coords))
+    names = [source.name for source in found]
+    # runs of different widths are aligned by number, which needs a coordinate on each dim
+    numbered = [
+        one.assign_coords({d: np.arange(n) for d, n in one.sizes.items() if d not in one.coords})
+        for one in results
+    ]
+    whole = xr.concat(
+        numbered, dim=schema.RUN, join="outer", combine_attrs="override", coords="minimal",
+        compat="override", fill_value=_fills(results),
+    )  # fmt: skip
+    coords = {key: (schema.RUN, _column([s.coords.get(key) for s in found])) for key in keys}
+    labelled = whole.assign_coords({schema.RUN: names, **coords})
+    for name in [schema.EPOCH, *keys]:
+        if name in labelled.coords:
+            labelled[name].attrs.update(schema.describe(name))
+    return labelled
+
+
+def describe(data: xr.Dataset, query: str, **parameters: Any) -> xr.Dataset:
+    """Write into a result what it answers and how: a saved result explains itself."""
+    kept = {k: v for k, v in parameters.items() if v is not None}
+    attrs = {k: list(v) if isinstance(v, tuple | list) else v for k, v in kept.items()}
+    attrs = {
+        k: int(v) if isinstance(v, bool) else v for k, v in attrs.items()
+    }  # NetCDF has no bool
+    return data.assign_attrs({"query": query, **attrs, "actstore_version": __version__})
+
+
+def _layer(parts: list[Array], where: str) -> Layer:
+    moments = [Moments(int(parts[i]), *parts[i + 1 : i + 3]) for i in range(0, len(parts), 3)]
+    mask = alive(moments[0].comoment)
+    if not mask.any():
+        raise InvalidDataError(
+            f"all {mask.size} neurons are dead (zero variance) at {where}; "
+            "choose another epoch or layer"
+        )
+    if not mask.all():
+        keep = np.ix_(mask, mask)
+        moments = [Moments(m.count, m.mean[mask], m.comoment[keep]) for m in moments]
+    return Layer(tuple(moments), np.flatnonzero(mask), mask.size)
+
+
+def _used(dim: str, outputs: Mapping[str, Output]) -> bool:
+    return any(dim in output.dims for output in outputs.values())
+
+
+def _fills(results: Sequence[xr.Dataset]) -> dict[Any, Any]:
+    """Fill of each variable where a run has no value: NaN, False or -1, never a changed dtype."""
+    fill = {"f": np.nan, "b": False, "i": -1}
+    return {name: fill[v.dtype.kind] for r in results for name, v in r.data_vars.items()}
+
+
+def _column(values: list[Any]) -> Array:
+    """Values of one setting over runs, as numbers if all are, else as words."""
+    if all(isinstance(v, int | float | bool) for v in values):
+        return np.asarray(values)
+    if all(isinstance(v, int | float | bool) or v is None for v in values):
+        return np.asarray([np.nan if v is None else float(v) for v in values])
+    return np.asarray(["" if v is None else str(v) for v in values])

@@ -1,0 +1,42 @@
+"""One BLAS thread inside each dask task: two levels of threads slow each other down."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from threadpoolctl import ThreadpoolController
+
+
+class _Limit:
+    """A limit of the whole process that nests over threads: the first sets it, the last lifts it.
+
+    BLAS has one thread count a process; were each task to save and restore it by itself,
+    two tasks that overlap would restore each other's limit and leave it on.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._limiter: Any = None
+        self._controller: ThreadpoolController | None = None
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock:
+            if self._users == 0:
+                self._controller = self._controller or ThreadpoolController()
+                self._limiter = self._controller.limit(limits=1, user_api="blas")
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if self._users == 0:
+                    self._limiter.restore_original_limits()
+
+
+single_threaded = _Limit()

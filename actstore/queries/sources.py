@@ -1,0 +1,225 @@
+"""What a query is asked of: runs of a store or labelled arrays, as lazy moments by epoch."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from actstore import schema
+from actstore.errors import InvalidDataError, InvalidParameterError
+from actstore.kernels import moments as kernel
+from actstore.queries.blas import single_threaded
+from actstore.storage.cache import Leaf, load_moments, worthwhile
+from actstore.storage.catalogue import Catalogue
+from actstore.storage.run import Run
+
+#: what every query takes: a store, a selection of one, or a dataset with ``activations``
+Data: TypeAlias = Catalogue | xr.Dataset
+Array: TypeAlias = npt.NDArray[Any]
+
+_MOMENT_DIMS: tuple[list[str], ...] = ([], [schema.NEURON], [schema.NEURON, schema.OTHER_NEURON])
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """One run, or one dataset, that a query is asked of.
+
+    Attributes
+    ----------
+    name : str
+    coords : dict
+        Width, seed and hyper-parameters.
+    epochs : (epoch,) int64
+    width : int
+        Neurons, dead ones included.
+    moments : callable of (split, cache)
+        Returns a lazy dataset of ``count (epoch)``, ``mean (epoch, neuron)`` and
+        ``comoment (epoch, neuron, other_neuron)``.
+    run : Run or None
+        Where labels, readout and metrics are, if the source is a run.
+    """
+
+    name: str
+    coords: Mapping[str, Any]
+    epochs: Array
+    width: int
+    moments: Callable[..., xr.Dataset]
+    run: Run | None = None
+
+
+def sources(data: Data, *, layer: str, split: str = "test") -> list[Source]:
+    """Return what to ask, one source a run.
+
+    Raises
+    ------
+    NotInStoreError
+        If a run does not hold the layer or the split.
+    InvalidDataError
+        If the dataset has no ``activations (sample, neuron)``, or there is no run.
+    """
+    if isinstance(data, xr.Dataset):
+        return [_from_dataset(data)]
+    if not isinstance(data, Catalogue):
+        raise InvalidParameterError(
+            f"a query was asked of a {type(data).__name__}; "
+            "give a Store (actstore.open) or an xarray Dataset with 'activations'"
+        )
+    if not len(data):
+        raise InvalidDataError(f"{data.path!r} holds no run yet; record one first")
+    found = []
+    for run in data.values():
+        if len(run.committed):
+            run.check(split, layer)
+            found.append(_from_run(run, layer, split))
+    if not found:
+        raise InvalidDataError(
+            f"no run of {data.path!r} has a committed epoch yet; wait for the first"
+        )
+    return found
+
+
+def _from_run(run: Run, layer: str, split: str) -> Source:
+    shape = run.array(f"{split}/{layer}/{schema.ACTIVATIONS}").shape
+    return Source(
+        name=run.name,
+        coords=run.coords(),
+        epochs=run.epochs,
+        width=int(shape[2]),
+        moments=functools.partial(_run_moments, run, layer),
+        run=run,
+    )
+
+
+def _run_moments(run: Run, layer: str, split: str, *, cache: bool | None = None) -> xr.Dataset:
+    run.check(split, layer)
+    _, samples, width = run.array(f"{split}/{layer}/{schema.ACTIVATIONS}").shape
+    _check_samples(int(samples), f"split {split!r} of run {run.name!r}")
+    leaf = Leaf(run.path, run.name, split, layer, str(run.attrs.get("created", "")))
+    use_cache = worthwhile(int(samples), int(width)) if cache is None else cache
+    slots = xr.DataArray(run.slots, dims=schema.EPOCH, coords={schema.EPOCH: run.epochs})
+    return _as_moments(
+        xr.apply_ufunc(
+            functools.partial(_load, leaf, use_cache),
+            slots.chunk({schema.EPOCH: 1}),
+            output_core_dims=_MOMENT_DIMS,
+            dask="parallelized",
+            output_dtypes=["int64", "float64", "float64"],
+            dask_gufunc_kwargs={
+                "output_sizes": {schema.NEURON: int(width), schema.OTHER_NEURON: int(width)}
+            },
+        )
+    )
+
+
+def _load(leaf: Leaf, use_cache: bool, slots: Array) -> tuple[Array, Array, Array]:
+    with single_threaded():
+        found = [load_moments(leaf, int(slot), cache=use_cache) for slot in slots]
+    return _stacked(found)
+
+
+def _from_dataset(data: xr.Dataset) -> Source:
+    if schema.ACTIVATIONS not in data:
+        raise InvalidDataError(
+            f"the dataset holds {', '.join(map(str, data.data_vars)) or 'nothing'}; a variable "
+            "'activations' with dims (sample, neuron) or (epoch, sample, neuron) is needed"
+        )
+    x = data[schema.ACTIVATIONS]
+    missing = {schema.SAMPLE, schema.NEURON} - set(x.dims)
+    extra = set(x.dims) - {schema.EPOCH, schema.SAMPLE, schema.NEURON}
+    if missing or extra:
+        raise InvalidDataError(
+            f"'activations' has dims {x.dims}; expected (sample, neuron) or (epoch, sample, neuron)"
+        )
+    if schema.EPOCH not in x.dims:
+        x = x.expand_dims(schema.EPOCH)
+    if schema.EPOCH not in x.coords:
+        x = x.assign_coords({schema.EPOCH: np.arange(x.sizes[schema.EPOCH])})
+    x = x.transpose(schema.EPOCH, schema.SAMPLE, schema.NEURON)
+    _check_samples(x.sizes[schema.SAMPLE], "the dataset")
+    width = x.sizes[schema.NEURON]
+    known = {k: v for k, v in data.attrs.items() if k not in ("run", "split", "layer")}
+    scalars = {k: v for k, v in known.items() if isinstance(v, int | float | bool) or k == "model"}
+    return Source(
+        name=str(data.attrs.get("run", "dataset")),
+        coords={"seed": 0, **scalars, "width": width},
+        epochs=x[schema.EPOCH].values,
+        width=width,
+        moments=functools.partial(_dataset_moments, x.drop_vars(set(x.coords) - {schema.EPOCH})),
+    )
+
+
+def _dataset_moments(x: xr.DataArray, split: str = "", *, cache: bool | None = None) -> xr.Dataset:
+    """Moments of each block of samples, merged pair by pair; no more than two blocks meet."""
+    x = x.chunk({schema.EPOCH: 1, schema.NEURON: -1})
+    assert x.chunks is not None
+    edges = np.cumsum([0, *x.chunks[x.get_axis_num(schema.SAMPLE)]])
+    parts = [
+        xr.apply_ufunc(
+            _block_moments,
+            x.isel({schema.SAMPLE: slice(start, stop)}),
+            input_core_dims=[[schema.SAMPLE, schema.NEURON]],
+            output_core_dims=_MOMENT_DIMS,
+            dask="parallelized",
+            output_dtypes=["int64", "float64", "float64"],
+            dask_gufunc_kwargs={"output_sizes": {schema.OTHER_NEURON: x.sizes[schema.NEURON]}},
+        )
+        for start, stop in itertools.pairwise(edges)
+    ]
+    while len(parts) > 1:
+        pairs = [_merged(a, b) for a, b in zip(parts[::2], parts[1::2], strict=False)]
+        parts = pairs + parts[len(parts) - len(parts) % 2 :]
+    return _as_moments(parts[0])
+
+
+def _block_moments(x: Array) -> tuple[Array, Array, Array]:
+    with single_threaded():
+        return _stacked([kernel.moments(one) for one in x])
+
+
+def _merged(a: tuple[xr.DataArray, ...], b: tuple[xr.DataArray, ...]) -> tuple[xr.DataArray, ...]:
+    def merge(*arrays: Array) -> tuple[Array, Array, Array]:
+        pairs = zip(*arrays, strict=True)
+        return _stacked(
+            [kernel.merge(kernel.Moments(*p[:3]), kernel.Moments(*p[3:])) for p in pairs]
+        )
+
+    merged: tuple[xr.DataArray, ...] = xr.apply_ufunc(
+        merge,
+        *a,
+        *b,
+        input_core_dims=_MOMENT_DIMS * 2,
+        output_core_dims=_MOMENT_DIMS,
+        dask="parallelized",
+        output_dtypes=["int64", "float64", "float64"],
+    )
+    return merged
+
+
+def _stacked(found: list[kernel.Moments]) -> tuple[Array, Array, Array]:
+    if len(found) == 1:  # the usual case, without a copy
+        one = found[0]
+        return np.asarray([one.count]), one.mean[None], one.comoment[None]
+    return (
+        np.asarray([m.count for m in found]),
+        np.stack([m.mean for m in found]),
+        np.stack([m.comoment for m in found]),
+    )
+
+
+def _as_moments(arrays: tuple[xr.DataArray, ...]) -> xr.Dataset:
+    names = (schema.COUNT, schema.MEAN, schema.COMOMENT)
+    return xr.Dataset(
+        {n: a.assign_attrs(schema.describe(n)) for n, a in zip(names, arrays, strict=True)}
+    )
+
+
+def _check_samples(samples: int, what: str) -> None:
+    if samples < 3:
+        raise InvalidDataError(f"{what} has {samples} samples; at least 3 are needed")
