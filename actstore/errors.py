@@ -33,6 +33,10 @@ class RunExistsError(ActstoreError, FileExistsError):
     """The run is already in the store."""
 
 
+class RunLockedError(ActstoreError, BlockingIOError):
+    """Another process writes the run, or may be writing it."""
+
+
 class InvalidDataError(ActstoreError, ValueError):
     """Activations, labels or moments that no answer can be computed from."""
 
