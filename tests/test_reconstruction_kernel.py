@@ -246,9 +246,17 @@ def test_splits_and_sizes_that_do_not_fit_are_refused() -> None:
         cross_prefix_r2(m, m, np.arange(20), sizes=[1, 21])
     with pytest.raises(InvalidDataError, match="20 neurons and the other 19"):
         cross_prefix_r2(m, moments(layer(width=19)), np.arange(20), sizes=[1])
-    singular = moments(layer(duplicates=5))
-    with pytest.raises(InvalidDataError, match="linearly dependent at ridge 0"):
-        cross_prefix_r2(singular, singular, np.arange(20), sizes=[1], ridge=0.0)
+    with pytest.raises(InvalidDataError, match="nothing to explain"):
+        cross_prefix_r2(moments(np.zeros((5, 20))), m, np.arange(20), sizes=[1])
+
+
+def test_r2_across_splits_with_duplicates_equals_r2_without() -> None:
+    fit, score = np.split(layer(samples=600, duplicates=5), 2)
+    twice, once = np.array([0, 15, 1, 16, 2, 3]), np.array([0, 1, 2, 3])
+    order = np.concatenate([twice, np.setdiff1d(np.arange(20), twice)])
+    for ridge in (0.0, 1e-8):
+        r2, _ = cross_prefix_r2(moments(fit), moments(score), order, sizes=[6], ridge=ridge)
+        assert r2[0] == pytest.approx(oracle.cross_r2(fit, score, once), abs=1e-5)
 
 
 def test_critical_size_is_the_first_size_at_the_threshold() -> None:

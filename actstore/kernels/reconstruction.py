@@ -14,6 +14,7 @@ from scipy.linalg import cho_solve, eigh, lapack
 from actstore.errors import InvalidDataError, InvalidParameterError
 from actstore.kernels.moments import Moments
 
+_SMALLEST_RIDGE = 1e-12
 _STRIP = 64
 
 
@@ -61,7 +62,7 @@ def prefix_r2(
     order
         ``(neuron,)``, a permutation.
     ridge
-        λ as a share of the mean of the diagonal of C.
+        λ as a share of the mean of the diagonal of C; less than 1e-12 counts as 1e-12.
 
     Returns
     -------
@@ -154,7 +155,7 @@ def cross_prefix_r2(
     InvalidParameterError
         If a size is out of range.
     InvalidDataError
-        If the splits differ in width, or a subset is singular because ``ridge`` is too small.
+        If the splits differ in width, or no neuron varies on the split ``fit``.
     """
     if fit.mean.size != score.mean.size:
         raise InvalidDataError(
@@ -167,12 +168,7 @@ def cross_prefix_r2(
     c = fit.comoment[np.ix_(order, order)]
     delta = (score.mean - fit.mean)[order]
     g = score.comoment[np.ix_(order, order)] + np.outer(delta, delta * score.count)
-    factor, failed = lapack.dpotrf(c + jitter * np.eye(n), lower=1, clean=1)
-    if failed:
-        raise InvalidDataError(
-            f"the first {failed} neurons of a subset are linearly dependent at ridge {ridge}; "
-            "pass ridge=1e-8"
-        )
+    factor = prefix_factor(fit.comoment, order, jitter=jitter)
     variance = np.diagonal(score.comoment)[order]
     r2, r2_heldout = np.full((2, len(sizes)), np.nan)
     for k, w in enumerate(sizes):
@@ -216,7 +212,11 @@ def critical_size(r2: NDArray[np.float64], threshold: float) -> int:
 
 
 def ridge_of(comoment: NDArray[np.float64], *, ridge: float) -> float:
-    """Return λ = ridge · tr C / n, refusing a layer that has no variance to explain."""
+    """Return λ = ridge · tr C / n, refusing a layer that has no variance to explain.
+
+    A ridge below 1e-12 counts as 1e-12: for neurons that others reproduce exactly, less than that
+    would divide round-off by round-off.
+    """
     if not 0 <= ridge < np.inf:
         raise InvalidParameterError(f"ridge must be a finite number from 0 up, not {ridge}")
     total = float(np.trace(comoment))
@@ -225,7 +225,7 @@ def ridge_of(comoment: NDArray[np.float64], *, ridge: float) -> float:
             f"the variances of the {len(comoment)} neurons sum to {total}; there is nothing to "
             "explain, so leave out layers of dead neurons"
         )
-    return ridge * total / len(comoment)
+    return max(ridge, _SMALLEST_RIDGE) * total / len(comoment)
 
 
 def check_sizes(sizes: Sequence[int], n: int) -> None:
@@ -249,9 +249,9 @@ def prefix_factor(
 ) -> NDArray[np.float64]:
     """Return the lower triangular L, LLᵀ = C + jitter · I with the neurons in this order.
 
-    Where Cholesky meets a pivot that is not positive (a layer of lower rank than its width and a
-    ridge below round-off), L is the triangle of a QR of a square root of the same matrix, which
-    needs no positive pivots; its columns beyond the rank are round-off.
+    Where Cholesky meets a pivot that is not positive (a layer of lower rank than its width, and
+    round-off above the jitter), L is the triangle of a QR of a square root of the same matrix,
+    which needs no positive pivots; its columns beyond the rank are round-off.
     """
     matrix = permuted(comoment, order)
     matrix[np.diag_indices_from(matrix)] += jitter
