@@ -90,6 +90,8 @@ class Recorder:
     layers : dict
         Layer name → where it is read.
     schedule : Schedule
+    planned : tuple of int
+        Epochs that the schedule chooses beforehand.
     run : str
         Name of the run.
 
@@ -141,7 +143,7 @@ class Recorder:
             )
         self.model = model
         self.schedule = Schedule.of(schedule)
-        self._planned = self.schedule.epochs(epochs)
+        self.planned = self.schedule.epochs(epochs)
         inner = unwrap(model)
         if layers is None or readout is not None:
             readout = find_readout(inner, readout)
@@ -177,7 +179,7 @@ class Recorder:
         self._spare: dict[tuple[str, str], list[Rows]] = {}
         self._open_epoch: int | None = None
         self._last = self.committed[-1] if self.committed else -1
-        self._interpolated = any(epoch not in self._planned for epoch in self.committed)
+        self._interpolated = any(epoch not in self.planned for epoch in self.committed)
 
     def __enter__(self) -> Self:
         return self
@@ -199,12 +201,12 @@ class Recorder:
     @property
     def committed(self) -> tuple[int, ...]:
         """Epochs in the store; one that is still being written is not among them."""
-        return self._writer.committed if self._writer is not None else self._planned
+        return self._writer.committed if self._writer is not None else self.planned
 
     @property
     def complete(self) -> bool:
         """Whether the last scheduled epoch is in the store."""
-        return self._writer is None or self._planned[-1] in self._writer.committed
+        return self._writer is None or self.planned[-1] in self._writer.committed
 
     def due(self, epoch: int, *, train_error: float | None = None) -> bool:
         """Return whether ``epoch`` is to be recorded.
@@ -220,7 +222,7 @@ class Recorder:
             self._background.check()
         if self._writer is None or epoch <= self._last:
             return False
-        return epoch in self._planned or (
+        return epoch in self.planned or (
             train_error == 0 and self.schedule.at_zero_train_error and not self._interpolated
         )
 
@@ -294,13 +296,17 @@ class Recorder:
                         (forward or _forward)(model, batch)
             snapshot.log(**metrics)
 
+    def flush(self) -> None:
+        """Wait until every recorded epoch is in the store; raise what its writing raised."""
+        if self._background is not None:
+            self._background.wait()
+
     def close(self) -> None:
         """Wait for the writer; mark the run complete if its last scheduled epoch is stored."""
         if self._writer is None:
             return
         try:
-            if self._background is not None:
-                self._background.wait()
+            self.flush()
         finally:
             if self._background is not None:
                 self._background.close()
@@ -309,8 +315,7 @@ class Recorder:
     def update_provenance(self, **facts: Any) -> None:
         """Add facts known only at the end, such as the wall time."""
         if self._writer is not None:
-            if self._background is not None:
-                self._background.wait()
+            self.flush()
             self._writer.update_provenance(**facts)
 
     def _width(self, width: int | None) -> int:
@@ -368,10 +373,10 @@ class Recorder:
                 "ascending order, each once"
             )
         event = self.schedule.at_zero_train_error and not self._interpolated
-        if epoch not in self._planned and not event:
+        if epoch not in self.planned and not event:
             raise InvalidParameterError(
                 f"epoch {epoch} is not in the schedule {self.schedule.rule!r} (epochs "
-                f"{', '.join(map(str, self._planned))}); ask recorder.due(epoch) first"
+                f"{', '.join(map(str, self.planned))}); ask recorder.due(epoch) first"
             )
         return self._writer
 
@@ -404,7 +409,7 @@ class Recorder:
             self._background.submit(write)
         self._labels = dict(snapshot.labels)
         self._last = snapshot.epoch
-        if snapshot.epoch not in self._planned or snapshot.metrics.get("train_error") == 0:
+        if snapshot.epoch not in self.planned or snapshot.metrics.get("train_error") == 0:
             self._interpolated = True
 
     def _borrow(self, split: str, layer: str) -> Rows:

@@ -1,0 +1,214 @@
+"""``actstore record``: train a sweep and record it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from actstore.training import RunPlan
+
+RECIPES = ("digits",)  # named here so that --help need not import torch
+
+
+def _numbers(ctx: click.Context, option: click.Parameter, given: Sequence[str]) -> list[int]:
+    """Read ``8,16,32`` and repeated options alike."""
+    try:
+        return [int(number) for text in given for number in text.split(",")]
+    except ValueError:
+        raise click.BadParameter(
+            f"{', '.join(given)} is not a list of whole numbers; write 8,16,32"
+        ) from None
+
+
+def _values(
+    ctx: click.Context, option: click.Parameter, given: Sequence[str]
+) -> dict[str, list[Any]]:
+    """Collect ``key=value``; a key that is repeated has several values to try."""
+    values: dict[str, list[Any]] = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not (key and equals and value):
+            raise click.BadParameter(f"{text!r} is not KEY=VALUE")
+        values.setdefault(key.strip(), []).append(parse_value(value.strip()))
+    return {key: list(dict.fromkeys(tried)) for key, tried in values.items()}
+
+
+def parse_value(text: str) -> int | float | bool | str:
+    """Return a whole number, a number, true or false, or else the text itself.
+
+    Examples
+    --------
+    >>> [parse_value(text) for text in ("2", "5e-3", "true", "last")]
+    [2, 0.005, True, 'last']
+    """
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+@click.command("record", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("store", type=click.Path())
+@click.option("--recipe", type=click.Choice(RECIPES), help="A built-in model, data and settings.")
+@click.option(
+    "--model", metavar="MOD:FUNC", help="A function of your own, from the width to an nn.Module."
+)
+@click.option("--data", metavar="MOD:FUNC", help="A function of your own that gives (train, test).")
+@click.option(
+    "--width",
+    "widths",
+    multiple=True,
+    callback=_numbers,
+    metavar="W,…",
+    help="Widths to train; repeatable.  [default: the recipe's]",
+)
+@click.option(
+    "--seed",
+    "seeds",
+    multiple=True,
+    callback=_numbers,
+    default=["0"],
+    show_default="0",
+    metavar="N,…",
+    help="Seeds to train each width with; repeatable.",
+)
+@click.option(
+    "--set",
+    "values",
+    multiple=True,
+    callback=_values,
+    metavar="KEY=VALUE",
+    help="A setting of the training, the model or the data; repeatable. A key given twice is "
+    "trained with both values.",
+)
+@click.option("--epochs", type=click.IntRange(min=1), help="Epochs.  [default: the recipe's]")
+@click.option(
+    "--schedule",
+    metavar="RULE",
+    help="Epochs to record: every:N, geometric, paper, 0,1,5, zero_train_error, joined by commas; "
+    "the last always is.  [default: the recipe's, or paper]",
+)
+@click.option("--resume", is_flag=True, help="Skip complete runs and continue interrupted ones.")
+@click.option("--overwrite", is_flag=True, help="Train anew what the store already holds.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def command(
+    store: str,
+    recipe: str | None,
+    model: str | None,
+    data: str | None,
+    widths: list[int],
+    seeds: list[int],
+    values: dict[str, list[Any]],
+    epochs: int | None,
+    schedule: str | None,
+    resume: bool,
+    overwrite: bool,
+    device: str,
+    quiet: bool,
+) -> None:
+    """Train a sweep of widths, seeds and settings, and record it into STORE.
+
+    Every width is trained with every seed and every choice of the values set.
+
+    \b
+    actstore record digits.zarr --recipe digits
+    actstore record digits.zarr --recipe digits --width 64,128 --set weight_decay=0 --set weight_decay=0.005
+    actstore record mine.zarr --model nets:mlp --data sets:load --width 64 --width 256 --seed 0,1,2
+    actstore record mine.zarr --model nets:mlp --data sets:load --width 64 --epochs 200 --schedule 0,every:10
+    """  # noqa: E501 - an example that is broken cannot be copied
+    if (recipe is None) == (model is None and data is None) or (model is None) != (data is None):
+        raise click.UsageError("give either --recipe, or both --model and --data")
+    if resume and overwrite:
+        raise click.UsageError("give either --resume or --overwrite")
+    from actstore.training import RECIPES as BUILT_IN
+    from actstore.training import plan_sweep
+    from actstore.training.own import own_recipe
+
+    if recipe is not None:
+        chosen = BUILT_IN[recipe]
+    else:
+        assert model is not None
+        assert data is not None
+        chosen = own_recipe(model, data)
+    plans = plan_sweep(
+        chosen, widths=widths, seeds=seeds, values=values, epochs=epochs, schedule=schedule
+    )
+    try:
+        record_plans(store, plans, resume=resume, overwrite=overwrite, device=device, quiet=quiet)
+    except KeyboardInterrupt:
+        click.echo(f"\n{interrupted(store, plans)}", err=True)
+        raise SystemExit(130) from None
+
+
+def record_plans(
+    store: str,
+    plans: Sequence[RunPlan],
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    device: str = "auto",
+    quiet: bool = False,
+) -> None:
+    """Train and record ``plans`` with progress on stderr; ``actstore demo`` does it too."""
+    from actstore.training import record_sweep
+
+    from .record_progress import shown
+
+    with shown(store, quiet=quiet) as progress:
+        record_sweep(
+            store,
+            plans,
+            resume=resume,
+            overwrite=overwrite,
+            device=device,
+            command=command_line(sys.argv),
+            progress=progress,
+        )
+
+
+def interrupted(store: str, plans: Sequence[RunPlan]) -> str:
+    """Say what an interrupted sweep has stored, and how to go on."""
+    from actstore.errors import StoreNotFoundError
+    from actstore.storage.catalogue import Catalogue
+
+    try:
+        catalogue = Catalogue(store)
+    except StoreNotFoundError:
+        return f"interrupted: nothing is stored in {store!r} yet"
+    runs = [catalogue[plan.name] for plan in plans if plan.name in catalogue]
+    done = sum(run.complete for run in runs)
+    begun = [run for run in runs if not run.complete]
+    epochs = [f"epoch {run.committed[-1]} of {run.name!r}" for run in begun if len(run.committed)]
+    last = f" and up to {', '.join(epochs)}" if epochs else ""
+    return (
+        f"interrupted: {store!r} holds {done} of {len(plans)} runs complete{last}; "
+        "the same command with --resume goes on"
+    )
+
+
+def command_line(argv: Sequence[str]) -> str:
+    """Return a command line for the provenance: absolute paths lose their folders.
+
+    Examples
+    --------
+    >>> command_line(["/home/ada/.venv/bin/actstore", "record", "/data/ada/runs.zarr"])
+    'actstore record runs.zarr'
+    """
+    words = []
+    for word in argv:
+        option, equals, value = word.rpartition("=")
+        if os.path.isabs(value):
+            value = os.path.basename(value.rstrip("/\\"))
+        words.append(f"{option}{equals}{value}")
+    return shlex.join(words)
