@@ -1,0 +1,417 @@
+"""Error and loss of the trained readout when it sees only a subset of the neurons.
+
+The readout is ``logits = X Aᵀ + b`` with A of shape ``(output, neuron)``; a subset S keeps the
+columns ``A_S`` and the bias as they were trained: no refit. For many nested subsets the samples
+are sorted by label and cut into blocks that stay in cache; within a block every sample has the
+same label y, so that the *margins* ``X (A − A_y)ᵀ + b − b_y`` say all: a sample is wrong if one
+is positive, and its cross-entropy is ``log(1 + Σ exp margins)``.
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import logsumexp
+
+from actstore.errors import InvalidDataError, InvalidParameterError
+
+# Samples in a block, and margins (numbers) held at once: both sized to stay in a cache of 1 MB.
+_BLOCK = 2048
+_MARGINS = 2**17
+# exp() of a margin beyond this would overflow float32 when summed over outputs
+_LARGE = 60.0
+
+
+class ReadoutErrors(NamedTuple):
+    """What a set of readouts gets wrong.
+
+    Attributes
+    ----------
+    wrong
+        Number of wrong samples, int64.
+    loss
+        Mean cross-entropy, float64, same shape.
+    correct
+        Whether each sample is right, bool, one more dimension ``sample`` at the end; None
+        unless asked for.
+    """
+
+    wrong: NDArray[np.int64]
+    loss: NDArray[np.float64]
+    correct: NDArray[np.bool_] | None
+
+
+def subset_errors(
+    x: ArrayLike,
+    labels: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike,
+    *,
+    orders: ArrayLike,
+    sizes: Sequence[int],
+    rescale: bool = False,
+    keep_correct: bool = False,
+    threads: int = 1,
+) -> ReadoutErrors:
+    """Return wrong answers and loss of nested random subsets.
+
+    The subset t of size w is ``S = orders[t, :w]``; its logits are ``s · X_S A_Sᵀ + b``, with
+    s = 1, or s = neurons / w when `rescale`. Every neuron is multiplied once a permutation: the
+    next size adds only its new neurons.
+
+    Parameters
+    ----------
+    x
+        Activations, shape ``(sample, neuron)``.
+    labels
+        Index of the right output, shape ``(sample,)``.
+    weight, bias
+        Trained readout, shapes ``(output, neuron)`` and ``(output,)``.
+    orders
+        Permutations of the neurons, shape ``(subset, neuron)``.
+    sizes
+        Subset sizes, ascending, in 1…neurons.
+    rescale
+        Multiply what the subset contributes by neurons / w before the bias is added.
+    keep_correct
+        Also return which samples are right; ``subsets · sizes · samples`` bytes.
+    threads
+        Threads over blocks of samples. Set BLAS to one thread where this is above 1.
+
+    Returns
+    -------
+    wrong, loss, correct
+        :class:`ReadoutErrors`; the first two of shape ``(subset, size)``.
+
+    Raises
+    ------
+    InvalidParameterError
+        When shapes do not fit, sizes are not ascending, or an order repeats a neuron.
+    InvalidDataError
+        When a label is not an output, or the activations are not finite.
+
+    Notes
+    -----
+    float32 activations are multiplied in float32 and losses summed in float64; against
+    float64 throughout, the loss agrees to about 1e-6 and a sample changes sides only when its
+    two largest logits agree to about 1e-6 of their terms. float64 activations are multiplied
+    in float64. Of equal logits the first output wins, as in ``argmax``. The subset of all
+    neurons is computed once and is the same for every permutation.
+
+    References
+    ----------
+    arXiv 2106.03485, "error of a chunk": trained readout, no refit, no rescaling.
+
+    Examples
+    --------
+    >>> x = np.array([[1.0, 0, 1], [0, 1, 0], [0, 1, 1]])
+    >>> answer = subset_errors(
+    ...     x, [0, 1, 1], np.array([[1.0, 0, 1], [0, 1, 0]]), [0.0, 0.0],
+    ...     orders=[[0, 1, 2]], sizes=[1, 2, 3],
+    ... )
+    >>> answer.wrong
+    array([[2, 0, 1]])
+    """
+    data, target, slopes, intercept = _checked(x, labels, weight, bias)
+    order, steps = _checked_orders(orders, sizes, data.shape[1])
+    whole = steps[-1] == data.shape[1]
+    answers = []
+    if len(steps) > whole:
+        partial = steps[: len(steps) - whole]
+        answers.append(
+            _nested(data, target, slopes, intercept, order, partial, rescale, keep_correct, threads)
+        )
+    if whole:
+        everyone = np.arange(data.shape[1])[None]
+        answer = _nested(
+            data, target, slopes, intercept, everyone, steps[-1:], False, keep_correct, threads
+        )
+        answers.append(answer)
+    # the whole layer has one row, which stands for every permutation
+    return ReadoutErrors(
+        _side_by_side([answer.wrong for answer in answers], len(order)),
+        _side_by_side([answer.loss for answer in answers], len(order)),
+        _side_by_side(
+            [answer.correct for answer in answers if answer.correct is not None], len(order)
+        )
+        if keep_correct
+        else None,
+    )
+
+
+def readout_errors(
+    x: ArrayLike,
+    labels: ArrayLike,
+    weights: ArrayLike,
+    biases: ArrayLike,
+    *,
+    keep_correct: bool = False,
+) -> ReadoutErrors:
+    """Return wrong answers and loss of several readouts of the same samples.
+
+    Parameters
+    ----------
+    x, labels
+        As in :func:`subset_errors`.
+    weights, biases
+        Readouts, shapes ``(readout, output, neuron)`` and ``(readout, output)``; zeros for the
+        neurons that a readout does not use.
+    keep_correct
+        Also return which samples are right.
+
+    Returns
+    -------
+    wrong, loss, correct
+        :class:`ReadoutErrors`; the first two of shape ``(readout,)``.
+
+    Raises
+    ------
+    InvalidParameterError
+        When shapes do not fit.
+    InvalidDataError
+        When a label is not an output, or the activations are not finite.
+
+    Examples
+    --------
+    >>> weights = np.array([[[1.0], [-1.0]], [[-1.0], [1.0]]])
+    >>> readout_errors([[2.0], [3.0]], [0, 0], weights, np.zeros((2, 2))).wrong
+    array([0, 2])
+    """
+    stack = np.asarray(weights)
+    offsets = np.asarray(biases)
+    if stack.ndim != 3 or offsets.shape != stack.shape[:2]:
+        raise InvalidParameterError(
+            f"readouts of shapes {stack.shape} and {offsets.shape}; "
+            "give (readout, output, neuron) and (readout, output)"
+        )
+    # the block loop wants outputs first, so that one margin is one contiguous stretch
+    stack, offsets = stack.transpose(1, 0, 2), offsets.T
+    data, target, slopes, intercept = _checked(x, labels, stack, offsets)
+    count, width = slopes.shape[1:]
+    wrong, loss = np.zeros(count, np.int64), np.zeros(count)
+    correct = np.empty((count, len(data)), np.bool_) if keep_correct else None
+    step = max(1, _MARGINS // (len(slopes) * min(_BLOCK, len(data))))
+    for label, rows in _blocks(target):
+        samples = data[rows].T
+        for start in range(0, count, step):
+            part = slice(start, start + step)
+            relative = _relative(slopes[:, part], label).astype(data.dtype)
+            offset = _offset(intercept[:, part], label).astype(data.dtype)
+            margins = (relative.reshape(-1, width) @ samples).reshape(
+                *relative.shape[:2], len(rows)
+            )
+            missed, losses = _judge(margins + offset[:, :, None], label)
+            wrong[part] += missed.sum(axis=-1)
+            loss[part] += losses
+            if correct is not None:
+                correct[part, rows] = ~missed
+    return _finished(wrong, loss, correct, len(data))
+
+
+def logits(x: ArrayLike, weight: ArrayLike, bias: ArrayLike) -> NDArray[Any]:
+    """Return ``X Aᵀ + b``, shape ``(sample, output)``.
+
+    Examples
+    --------
+    >>> logits([[1.0, 2.0]], [[1.0, 0.0], [0.0, 1.0]], [0.5, 0.0])
+    array([[1.5, 2. ]])
+    """
+    result: NDArray[Any] = np.asarray(x) @ np.asarray(weight).T + np.asarray(bias)
+    return result
+
+
+def error(logits: ArrayLike, labels: ArrayLike) -> float:
+    """Return the share of samples whose largest logit is not the label's; in [0, 1].
+
+    Examples
+    --------
+    >>> error([[2.0, 1.0], [0.0, 3.0]], [0, 0])
+    0.5
+    """
+    return float(np.mean(np.argmax(logits, axis=-1) != np.asarray(labels)))
+
+
+def cross_entropy(logits: ArrayLike, labels: ArrayLike) -> float:
+    """Return the mean of ``logsumexp(z) − z_label``, in nats, accumulated in float64.
+
+    Examples
+    --------
+    >>> round(cross_entropy([[0.0, 0.0], [1000.0, 0.0]], [0, 0]), 6)
+    0.346574
+    """
+    z = np.asarray(logits, dtype=np.float64)
+    own = np.take_along_axis(z, np.asarray(labels)[:, None], axis=-1)
+    return float(np.mean(logsumexp(z - own, axis=-1)))
+
+
+def _side_by_side(parts: list[NDArray[Any]], subsets: int) -> NDArray[Any]:
+    return np.concatenate(
+        [np.broadcast_to(part, (subsets, *part.shape[1:])) for part in parts], axis=1
+    )
+
+
+def _nested(
+    data: NDArray[Any],
+    target: NDArray[np.int64],
+    slopes: NDArray[np.float64],
+    intercept: NDArray[np.float64],
+    orders: NDArray[np.int64],
+    sizes: NDArray[np.int64],
+    rescale: bool,
+    keep_correct: bool,
+    threads: int,
+) -> ReadoutErrors:
+    """Count over all blocks of samples, on one or several threads."""
+    shape = len(orders), len(sizes)
+    correct = np.empty((*shape, len(data)), np.bool_) if keep_correct else None
+    width = slopes.shape[1]
+
+    def count(block: tuple[int, NDArray[np.int64]]) -> tuple[Any, Any]:
+        label, rows = block
+        relative = np.ascontiguousarray(_relative(slopes, label).T, dtype=data.dtype)
+        offset = _offset(intercept, label).astype(data.dtype)[:, None, None]
+        samples = np.ascontiguousarray(data[rows].T)  # neurons first: a subset is whole rows
+        wrong, loss = np.zeros(shape, np.int64), np.zeros(shape)
+        step = max(1, min(len(orders), _MARGINS // (len(slopes) * len(rows))))
+        widest = int(np.diff(sizes, prepend=0).max())
+        gathered = np.empty((widest, len(rows)), data.dtype)
+        total = np.empty((len(slopes), step, len(rows)), data.dtype)
+        margins = np.empty_like(total)
+        for first in range(0, len(orders), step):
+            chosen = orders[first : first + step]
+            summed, view = total[:, : len(chosen)], margins[:, : len(chosen)]
+            summed[:] = 0
+            start = 0
+            for k, stop in enumerate(sizes):
+                for t, order in enumerate(chosen):
+                    new = order[start:stop]
+                    # "clip" lets take write into `out` without a copy
+                    rows_new = np.take(
+                        samples, new, axis=0, out=gathered[: stop - start], mode="clip"
+                    )
+                    np.matmul(relative[new].T, rows_new, out=view[:, t])
+                summed += view
+                if rescale:
+                    np.multiply(summed, data.dtype.type(width / stop), out=view)
+                    np.add(view, offset, out=view)
+                else:
+                    np.add(summed, offset, out=view)
+                missed, losses = _judge(view, label)
+                part = slice(first, first + len(chosen))
+                wrong[part, k] = missed.sum(axis=-1)
+                loss[part, k] = losses
+                if correct is not None:
+                    correct[part, k, rows] = ~missed
+                start = stop
+        return wrong, loss
+
+    blocks = _blocks(target)
+    if threads == 1:
+        counts = list(map(count, blocks))
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            counts = list(pool.map(count, blocks))
+    # summed in the order of the blocks, so that threads do not change the last digit
+    wrong, loss = (sum(parts[1:], start=parts[0]) for parts in zip(*counts, strict=True))
+    return _finished(wrong, loss, correct, len(data))
+
+
+def _judge(margins: NDArray[Any], label: int) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Return which samples are wrong, and the summed loss; overwrites the margins.
+
+    ``margins``: shape ``(output, subset, sample)``, −inf in the row of the label itself.
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        before = np.maximum.reduce(margins[:label], axis=0, initial=-np.inf)
+        after = np.maximum.reduce(margins[label + 1 :], axis=0, initial=-np.inf)
+        missed = (before >= 0) | (after > 0)  # of equal logits the first output wins
+        worst = np.maximum(before, after, out=before)
+        if worst.max() <= _LARGE:
+            total = np.exp(margins, out=margins).sum(axis=0)
+            losses = np.log1p(total, out=total)
+        else:
+            np.maximum(worst, 0, out=worst)
+            margins -= worst
+            total = np.exp(margins, out=margins).sum(axis=0) + np.exp(-worst)
+            losses = np.log(total, out=total) + worst
+    return missed, losses.sum(axis=-1, dtype=np.float64)
+
+
+def _blocks(target: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Yield the label and the indices of blocks of samples that share it."""
+    order = np.argsort(target, kind="stable")
+    edges = np.flatnonzero(np.diff(target[order])) + 1
+    for rows in np.split(order, edges):
+        for start in range(0, len(rows), _BLOCK):
+            yield int(target[rows[0]]), rows[start : start + _BLOCK]
+
+
+def _relative(slopes: NDArray[np.float64], label: int) -> NDArray[np.float64]:
+    relative: NDArray[np.float64] = slopes - slopes[label]
+    return relative
+
+
+def _offset(intercept: NDArray[np.float64], label: int) -> NDArray[np.float64]:
+    offset: NDArray[np.float64] = intercept - intercept[label]
+    offset[label] = -np.inf  # the label is no rival of itself
+    return offset
+
+
+def _finished(
+    wrong: NDArray[np.int64],
+    loss: NDArray[np.float64],
+    correct: NDArray[np.bool_] | None,
+    samples: int,
+) -> ReadoutErrors:
+    if not np.isfinite(loss).all():
+        raise InvalidDataError(
+            "the loss is not finite: the activations or the readout hold NaN or infinite values"
+        )
+    return ReadoutErrors(wrong, loss / samples, correct)
+
+
+def _checked(
+    x: ArrayLike, labels: ArrayLike, weight: ArrayLike, bias: ArrayLike
+) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return the arguments as arrays that fit each other; outputs are the first axis."""
+    data = np.asarray(x)
+    data = data.astype(np.result_type(data.dtype, np.float32), copy=False)
+    target = np.asarray(labels)
+    slopes = np.asarray(weight, dtype=np.float64)
+    intercept = np.asarray(bias, dtype=np.float64)
+    if data.ndim != 2 or target.shape != data.shape[:1] or not len(target):
+        raise InvalidParameterError(
+            f"activations of shape {data.shape} and labels of shape {target.shape}; "
+            "give (sample, neuron) and (sample,)"
+        )
+    if slopes.shape[-1] != data.shape[1] or intercept.shape != slopes.shape[:-1]:
+        raise InvalidParameterError(
+            f"a readout of shapes {slopes.shape} and {intercept.shape} on {data.shape[1]} "
+            "neurons; give (output, neuron) and (output,)"
+        )
+    if target.dtype.kind not in "iu" or target.min() < 0 or target.max() >= len(slopes):
+        raise InvalidDataError(
+            f"labels from {target.min()} to {target.max()} ({target.dtype}) for {len(slopes)} "
+            "outputs; give integers from 0"
+        )
+    return data, target.astype(np.int64, copy=False), slopes, intercept
+
+
+def _checked_orders(
+    orders: ArrayLike, sizes: Sequence[int], width: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    order = np.asarray(orders, dtype=np.int64)
+    steps = np.asarray(sizes, dtype=np.int64)
+    if order.ndim != 2 or not np.array_equal(
+        np.sort(order, axis=1), np.broadcast_to(np.arange(width), (len(order), width))
+    ):
+        raise InvalidParameterError(
+            f"orders of shape {order.shape}; give permutations of 0…{width - 1}, one a row"
+        )
+    if not steps.size or (np.diff(steps, prepend=0) <= 0).any() or steps[-1] > width:
+        raise InvalidParameterError(
+            f"subset sizes {list(sizes)}; give ascending sizes between 1 and {width}"
+        )
+    return order, steps
