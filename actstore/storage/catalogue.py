@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
+import numpy as np
 import pandas as pd
 import xarray as xr
+import zarr
+import zarr.errors
 
 from actstore import schema
 from actstore.errors import NotInStoreError
 from actstore.storage.location import StorePath, open_root
+from actstore.storage.reading import DAMAGE, corrupt
 from actstore.storage.run import Epochs, Run
+from actstore.storage.seal import SEAL
 
 
 class Catalogue(Mapping[str, Run]):
@@ -35,10 +41,19 @@ class Catalogue(Mapping[str, Run]):
         self.path = os.fspath(path)
         self.attrs: dict[str, Any] = {}
         root = open_root(path)
-        self.attrs.update(root.attrs)
+        self.attrs.update({key: value for key, value in root.attrs.items() if key != SEAL})
         self._runs = _sorted(
-            {name: Run(group, self.path) for name, group in root.groups() if "width" in group.attrs}
+            {name: Run(group, self.path) for name, group in self._groups(root) if _is_run(group)}
         )
+
+    def _groups(self, root: zarr.Group) -> list[tuple[str, zarr.Group]]:
+        with warnings.catch_warnings():
+            # A run that another process is making or removing at this moment is half a group.
+            warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
+            try:
+                return list(root.groups())
+            except DAMAGE as error:
+                raise corrupt("the metadata of a run", self.path, error) from error
 
     def __getitem__(self, name: str) -> Run:
         """Return the run of this name."""
@@ -109,13 +124,11 @@ class Catalogue(Mapping[str, Run]):
         for key, wanted in conditions.items():
             if wanted is None:
                 continue
-            wanted = (
-                [wanted] if isinstance(wanted, str) or not isinstance(wanted, Sequence) else wanted
-            )
             value = {
                 name: name if key == "run" else r.coords().get(key) for name, r in kept.items()
             }
-            held = sorted({v for v in value.values() if v is not None}, key=_order)
+            held = _distinct(v for v in value.values() if v is not None)
+            wanted = _several(wanted, held)
             for one in wanted:
                 if one not in held:
                     raise NotInStoreError(
@@ -192,6 +205,27 @@ def _sorted(runs: dict[str, Run]) -> dict[str, Run]:
         return settings, run.width, run.seed, run.name
 
     return dict(sorted(runs.items(), key=key))
+
+
+def _is_run(group: zarr.Group) -> bool:
+    return {"width", "seed", "hyper_parameters"} <= set(group.attrs)
+
+
+def _several(wanted: Any, held: list[Any]) -> list[Any]:
+    """Return the values asked for as a list: one value, or a sequence of them."""
+    if isinstance(wanted, np.ndarray | np.generic):
+        wanted = wanted.tolist()
+    one = isinstance(wanted, str) or not isinstance(wanted, Iterable)
+    return [wanted] if one or wanted in held else list(wanted)  # a value may be a list itself
+
+
+def _distinct(values: Iterable[Any]) -> list[Any]:
+    """Return the values in order, each once; they need not be hashable."""
+    found: list[Any] = []
+    for value in sorted(values, key=_order):
+        if value not in found:
+            found.append(value)
+    return found
 
 
 def _order(value: Any) -> tuple[bool, float, str]:

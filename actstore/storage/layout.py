@@ -4,6 +4,7 @@ A shard is one epoch of one split: it is written whole by one writer, because tw
 writers of different chunks of one shard lose data without an error. Inside the
 shard, chunks are at most 2048 samples by 256 neurons: mini-batches and single
 neurons stay cheap to read, and whole epochs cost the same as with larger ones.
+An epoch that fits one chunk is stored as that chunk, without a shard around it.
 """
 
 from __future__ import annotations
@@ -17,9 +18,13 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
 from actstore import schema
+from actstore.storage.seal import checksum
 
 CHUNK_SAMPLES = 2048
 CHUNK_NEURONS = 256
+
+#: attribute of labels and sample indices
+DATA_CHECKSUM = "data_crc32c"
 
 #: Above this share of zeros (a layer after a ReLU) zstd stores 2.7 x less than the
 #: data's size and lz4 with bitshuffle 1.15 x; on dense floats both give 1.1 x and lz4 is faster.
@@ -62,7 +67,7 @@ def create_activations(
     return group.create_array(
         schema.ACTIVATIONS,
         shape=(slots, samples, width),
-        shards=shard,
+        shards=None if shard == chunk else shard,
         chunks=chunk,
         dtype="float32",
         fill_value=float("nan"),
@@ -91,7 +96,7 @@ def create_epochwise(
 
 def create_marker(group: zarr.Group, *, slots: int) -> zarr.Array[Any]:
     """Create ``epoch`` (epoch) int64: the commit marker, -1 where nothing is committed."""
-    return group.create_array(
+    marker = group.create_array(
         schema.EPOCH,
         shape=(slots,),
         chunks=(slots,),
@@ -100,13 +105,18 @@ def create_marker(group: zarr.Group, *, slots: int) -> zarr.Array[Any]:
         compressors=[Crc32cCodec()],
         dimension_names=(schema.EPOCH,),
         attributes=schema.describe(schema.EPOCH),
-    )
+    ).with_config({"write_empty_chunks": True})
+    marker[:] = schema.NO_EPOCH
+    return marker
 
 
 def create_samplewise(
     group: zarr.Group, name: str, values: np.ndarray[Any, Any]
 ) -> zarr.Array[Any]:
-    """Store ``values`` (sample) whole: the labels, or the samples' original indices."""
+    """Store ``values`` (sample) whole: the labels, or the samples' original indices.
+
+    Their checksum is an attribute: labels of a lost chunk would read as the fill value.
+    """
     array = group.create_array(
         name,
         shape=values.shape,
@@ -115,10 +125,33 @@ def create_samplewise(
         fill_value=float("nan") if values.dtype.kind == "f" else -1,
         compressors=codecs(sparse=False),
         dimension_names=(schema.SAMPLE,),
-        attributes=schema.describe(name),
+        attributes={**schema.describe(name), DATA_CHECKSUM: values_checksum(values)},
     )
     array[:] = values
     return array
+
+
+def values_checksum(values: np.ndarray[Any, Any]) -> str:
+    """Return the crc32c of the values' bytes, little-endian, in C order."""
+    little = values.astype(values.dtype.newbyteorder("<"), copy=False)
+    return checksum(np.ascontiguousarray(little).tobytes())
+
+
+def array_of(group: zarr.Group, path: str) -> zarr.Array[Any]:
+    """Return the array at ``path`` below ``group``; what is assigned to it is always written.
+
+    Zarr leaves out a chunk that holds nothing but the fill value. Here the chunk of a marker
+    or a metric must be there, so that a lost one is not taken for "nothing committed yet".
+    """
+    array = group[path]
+    assert isinstance(array, zarr.Array)
+    return array.with_config({"write_empty_chunks": True})
+
+
+def epoch_length(array: zarr.Array[Any]) -> int | None:
+    """Return the length of the array's epoch axis, or None if it has none."""
+    names = array.metadata.dimension_names  # type: ignore[union-attr]
+    return int(array.shape[0]) if names and names[0] == schema.EPOCH else None
 
 
 def _up(length: int, multiple: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -10,13 +11,25 @@ import zarr
 import zarr.errors
 
 from actstore import schema
-from actstore.errors import StoreNotFoundError
+from actstore.errors import StoreCorruptError, StoreNotFoundError, StoreWriteError
+from actstore.storage.local import PARTIAL, LocalFiles
+from actstore.storage.seal import DOCUMENT
 
 StorePath: TypeAlias = str | os.PathLike[str]
 
 
-def open_root(path: StorePath, *, mode: Literal["r", "r+"] = "r") -> zarr.Group:
+def open_root(
+    path: StorePath, *, mode: Literal["r", "r+"] = "r", durable: bool = False
+) -> zarr.Group:
     """Open the root group of the store at ``path``.
+
+    Parameters
+    ----------
+    path : str or path
+    mode : {"r", "r+"}
+        To read, or to read and write what is there.
+    durable : bool
+        Whether what is written is brought to the disk at once.
 
     Raises
     ------
@@ -24,15 +37,28 @@ def open_root(path: StorePath, *, mode: Literal["r", "r+"] = "r") -> zarr.Group:
         If nothing is there, or what is there was not written by actstore.
     StoreFormatError
         If it was written in a later format.
+    StoreCorruptError
+        If its ``zarr.json`` cannot be read.
     """
     where = os.fspath(path)
-    try:
-        root = zarr.open_group(where, mode=mode, zarr_format=3, use_consolidated=False)
-    except (FileNotFoundError, zarr.errors.NodeTypeValidationError, NotADirectoryError) as error:
-        if Path(where).exists():
-            raise _not_a_store(where) from error
+    if not Path(where).exists():
         raise StoreNotFoundError(
             f"no store at {where!r}; record one with 'actstore record', or check the path"
+        )
+    files = LocalFiles(Path(where), read_only=mode == "r", durable=durable)
+    try:
+        root = zarr.open_group(files, mode=mode, zarr_format=3, use_consolidated=False)
+    except (zarr.errors.NodeNotFoundError, zarr.errors.ContainsArrayError) as error:
+        raise _not_a_store(where) from error
+    except OSError as error:
+        raise StoreNotFoundError(
+            f"the store {where!r} cannot be opened ({error.strerror or error}); "
+            "check that the path is right and its permissions let you in"
+        ) from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise StoreCorruptError(
+            f"the metadata of {where!r} ({DOCUMENT}) cannot be read: {error}; "
+            "put that file back from a copy"
         ) from error
     if "actstore_format" not in root.attrs:
         raise _not_a_store(where)
@@ -40,20 +66,52 @@ def open_root(path: StorePath, *, mode: Literal["r", "r+"] = "r") -> zarr.Group:
     return root
 
 
-def open_or_create_root(path: StorePath) -> zarr.Group:
-    """Open the root group of the store at ``path`` for writing; make the store if none is there."""
-    where = os.fspath(path)
-    if not Path(where).exists():
-        zarr.create_group(where, zarr_format=3, attributes=schema.root_attributes())
-    return open_root(path, mode="r+")
+def open_or_create_root(path: StorePath, *, durable: bool = False) -> zarr.Group:
+    """Open the root group of the store at ``path`` for writing; make the store if none is there.
+
+    Several processes may make one store at once: they write the same root group.
+
+    Raises
+    ------
+    StoreNotFoundError
+        If there is something else at ``path``.
+    StoreWriteError
+        If the store cannot be made there.
+    """
+    where = Path(path)
+    try:
+        if not (where / DOCUMENT).exists() and _is_free(where):
+            with contextlib.suppress(zarr.errors.ContainsGroupError):
+                zarr.create_group(
+                    LocalFiles(where, durable=durable),
+                    zarr_format=3,
+                    attributes=schema.root_attributes(),
+                )
+    except OSError as error:
+        raise StoreWriteError(
+            f"no store can be made at {str(where)!r} ({error.strerror or error}); "
+            "give a folder that can be written"
+        ) from error
+    return open_root(path, mode="r+", durable=durable)
+
+
+def _is_free(where: Path) -> bool:
+    """Whether nothing is there but, perhaps, the beginning of a store of another process."""
+    if not where.exists():
+        return True
+    return where.is_dir() and all(entry.name.endswith(PARTIAL) for entry in where.iterdir())
 
 
 def _not_a_store(where: str) -> StoreNotFoundError:
-    if Path(where, "zarr.json").exists():
+    if not Path(where).is_dir():
+        found = "a file"
+    elif Path(where, DOCUMENT).exists():
         found = "a Zarr hierarchy that actstore did not write (no actstore_format)"
+    elif Path(where, ".zgroup").exists() or Path(where, ".zarray").exists():
+        found = "Zarr of version 2, and stores are version 3"
     else:
-        found = "no Zarr group"
+        found = "a folder without a Zarr group"
     return StoreNotFoundError(
-        f"{where!r} is not an actstore store: it holds {found}; give the folder that "
+        f"{where!r} is not an actstore store: it is {found}; give the folder that "
         "'actstore record' or Recorder wrote"
     )

@@ -14,6 +14,13 @@ import zarr
 
 from actstore import schema
 from actstore.errors import InvalidParameterError, NotInStoreError
+from actstore.storage.reading import (
+    Committed,
+    marker_slots,
+    read_epochwise,
+    read_samplewise,
+)
+from actstore.storage.seal import SEAL
 
 Array: TypeAlias = npt.NDArray[Any]
 Epochs: TypeAlias = int | Sequence[int] | slice | None
@@ -34,7 +41,7 @@ class Run:
     def __init__(self, group: zarr.Group, path: str, *, selected: Epochs = None) -> None:
         self.name = group.basename
         self.path = path
-        self.attrs: dict[str, Any] = dict(group.attrs)
+        self.attrs: dict[str, Any] = {k: v for k, v in group.attrs.items() if k != SEAL}
         self._group = group
         self._selected = selected
 
@@ -62,32 +69,40 @@ class Run:
         return bool(self.attrs.get("complete"))
 
     @functools.cached_property
-    def committed(self) -> Array:
-        """All epochs in the store ``(epoch,)`` int64, whatever is selected."""
+    def _marker(self) -> Array:
         if schema.EPOCH not in self._group:  # killed before it had room for one
             return np.empty(0, "int64")
-        marker = np.asarray(self.array(schema.EPOCH)[:], "int64")
-        return np.compress(marker != schema.NO_EPOCH, marker)
+        return read_epochwise(self.array(schema.EPOCH), self.path).astype("int64")
+
+    @functools.cached_property
+    def committed(self) -> Array:
+        """All epochs in the store ``(epoch,)`` int64, whatever is selected."""
+        return np.take(self._marker, marker_slots(self._marker))
 
     @functools.cached_property
     def slots(self) -> Array:
         """Places of the selected epochs on the stored epoch axis ``(epoch,)`` int64."""
-        return _select(self.committed, self._selected, self.name)
+        # An epoch that was dropped leaves an empty slot between the others.
+        return np.take(
+            marker_slots(self._marker), _select(self.committed, self._selected, self.name)
+        )
 
     @property
     def epochs(self) -> Array:
         """Selected epochs ``(epoch,)`` int64."""
-        return np.take(self.committed, self.slots)
+        return np.take(self._marker, self.slots)
 
     @functools.cached_property
     def splits(self) -> tuple[str, ...]:
-        """Names of the fixed evaluation sets."""
+        """Names of the fixed evaluation sets; none before the first epoch is committed."""
+        if not len(self.committed):  # what a killed writer began is not to be seen
+            return ()
         return tuple(sorted(name for name, _ in self._group.groups() if name != schema.READOUT))
 
     @property
     def has_readout(self) -> bool:
         """Whether the readout's weight and bias were recorded."""
-        return schema.READOUT in self._group
+        return len(self.committed) > 0 and schema.READOUT in self._group
 
     def layers(self, split: str) -> tuple[str, ...]:
         """Names of the layers recorded on a split."""
@@ -134,10 +149,11 @@ class Run:
 
     def metrics(self) -> xr.Dataset:
         """Return the logged metrics, one ``(epoch,)`` float64 variable each, in memory."""
-        stored = [n for n, _ in self._group.arrays() if n != schema.EPOCH]
+        names = [n for n, _ in self._group.arrays() if n != schema.EPOCH]
+        stored = names if len(self.committed) else []
         return xr.Dataset(
             {
-                name: (schema.EPOCH, np.asarray(self.array(name)[:])[self.slots])
+                name: (schema.EPOCH, read_epochwise(self.array(name), self.path)[self.slots])
                 for name in sorted(stored)
             },
             coords={schema.EPOCH: self.epochs},
@@ -164,9 +180,11 @@ class Run:
     def labels(self, split: str) -> xr.DataArray:
         """Return the labels ``(sample,)`` in memory, with original indices as coordinate."""
         return xr.DataArray(
-            np.asarray(self.array(f"{split}/{schema.LABEL}")[:]),
+            read_samplewise(self.array(f"{split}/{schema.LABEL}"), self.path),
             dims=schema.SAMPLE,
-            coords={schema.SAMPLE: np.asarray(self.array(f"{split}/{schema.SAMPLE}")[:])},
+            coords={
+                schema.SAMPLE: read_samplewise(self.array(f"{split}/{schema.SAMPLE}"), self.path)
+            },
             attrs=schema.describe(schema.LABEL),
         )
 
@@ -208,10 +226,15 @@ class Run:
     def _lazy(self, path: str) -> tuple[tuple[str, ...], da.Array]:
         array = self.array(path)
         names: Any = array.metadata.dimension_names  # type: ignore[union-attr]
-        # A committed epoch never changes, so place and time of creation name the data.
-        token = dask_token(self.path, self.name, self.attrs.get("created"), path)
+        # A committed epoch never changes unless the run is revised (an epoch dropped, precision
+        # lowered), so the place and these two times name the data.
+        token = dask_token(
+            self.path, self.name, self.attrs.get("created"), self.attrs.get("revised"), path
+        )
         lazy = da.from_array(  # type: ignore[no-untyped-call]
-            array, chunks=(1, *array.shape[1:]), name=f"{path.rsplit('/', 1)[-1]}-{token}"
+            Committed(array, self.path),
+            chunks=(1, *array.shape[1:]),
+            name=f"{path.rsplit('/', 1)[-1]}-{token}",
         )
         return tuple(names), lazy[self.slots]
 

@@ -68,12 +68,15 @@ class Snapshot:
             }
             for split, layers in activations.items()
         }
-        taken = {schema.READOUT, schema.EPOCH, *(metrics or {})}.intersection(checked)
-        if taken:
-            raise InvalidParameterError(
-                f"a split cannot be called {sorted(taken)[0]!r}, which is the name of a metric or "
-                "of a part of the store; give another name"
-            )
+        for what, names, taken in (
+            ("split", set(checked), {schema.READOUT, schema.EPOCH, *(metrics or {})}),
+            ("layer", set().union(*checked.values()), {schema.LABEL, schema.SAMPLE}),
+        ):
+            if names & taken:
+                raise InvalidParameterError(
+                    f"a {what} cannot be called {sorted(names & taken)[0]!r}, which is the name "
+                    "of a metric or of a part of the store; give another name"
+                )
         counts = {split: {x.shape[0] for x in layers.values()} for split, layers in checked.items()}
         kept_labels, kept_samples = {}, {}
         for split, found in counts.items():
@@ -85,7 +88,10 @@ class Snapshot:
                     f"and {index.size} sample indices; give one of each a sample"
                 )
             kept_labels[split], kept_samples[split] = label, index
-        return cls(checked, kept_labels, kept_samples, _readout(readout), _metrics(metrics or {}))
+        found_readout = _readout(readout)
+        if found_readout is not None:
+            _check_readout(found_readout[0].shape[1], checked)
+        return cls(checked, kept_labels, kept_samples, found_readout, _metrics(metrics or {}))
 
     def check_same(self, first: Snapshot, run: str, epoch: int) -> None:
         """Raise unless splits, layers, widths, samples and labels are those of ``first``."""
@@ -126,6 +132,24 @@ class Snapshot:
                         f"layer {layer!r} has {width} neurons at epoch {epoch} of run {run!r} and "
                         f"{x.shape[1]} before; a run has one width"
                     )
+        now_read, then_read = _readout_shape(self.readout), _readout_shape(first.readout)
+        if now_read != then_read:
+            raise InvalidDataError(
+                f"epoch {epoch} of run {run!r} has {now_read}, the epochs before it have "
+                f"{then_read}; record the same readout at every epoch"
+            )
+
+    def contents(self) -> dict[str, Any]:
+        """Return what the run holds, as attributes: lost parts of a store are found by them."""
+        splits = {
+            split: {
+                "samples": len(self.labels[split]),
+                "layers": {layer: int(x.shape[1]) for layer, x in layers.items()},
+            }
+            for split, layers in self.activations.items()
+        }
+        outputs = 0 if self.readout is None else int(self.readout[0].shape[0])
+        return {"splits": splits, "outputs": outputs}
 
     def without_data(self) -> Snapshot:
         """Return the same with empty activations: all that later epochs are compared with."""
@@ -133,7 +157,7 @@ class Snapshot:
             split: {layer: np.empty((0, x.shape[1]), "float32") for layer, x in layers.items()}
             for split, layers in self.activations.items()
         }
-        return dataclasses.replace(self, activations=empty, readout=None, metrics={})
+        return dataclasses.replace(self, activations=empty, metrics={})
 
 
 def check_finite(x: Array, what: str) -> None:
@@ -195,6 +219,22 @@ def _readout(readout: tuple[npt.ArrayLike, npt.ArrayLike] | None) -> tuple[Array
     check_finite(weight, "the readout weight")
     check_finite(bias, "the readout bias")
     return weight, bias
+
+
+def _check_readout(neurons: int, activations: Mapping[str, Mapping[str, Array]]) -> None:
+    for split, layers in activations.items():
+        width = {layer: x.shape[1] for layer, x in layers.items()}.get(
+            schema.DEFAULT_LAYER, neurons
+        )
+        if width != neurons:
+            raise InvalidDataError(
+                f"the readout reads {neurons} neurons, and layer {schema.DEFAULT_LAYER!r} of split "
+                f"{split!r} has {width}; record the readout's own input"
+            )
+
+
+def _readout_shape(readout: tuple[Array, Array] | None) -> str:
+    return "no readout" if readout is None else f"a readout of shape {readout[0].shape}"
 
 
 def _metrics(metrics: Mapping[str, float]) -> dict[str, float]:

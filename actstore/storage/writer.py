@@ -7,8 +7,10 @@ so a writer killed at any point leaves the store as it was.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
@@ -18,6 +20,7 @@ import zarr
 
 from actstore import schema
 from actstore.errors import (
+    ActstoreError,
     InvalidDataError,
     InvalidParameterError,
     NotInStoreError,
@@ -25,7 +28,11 @@ from actstore.errors import (
     StoreWriteError,
 )
 from actstore.storage import layout
-from actstore.storage.location import StorePath, open_or_create_root
+from actstore.storage.local import LocalFiles, create_file, partial_files, remove_tree
+from actstore.storage.location import StorePath, open_or_create_root, open_root
+from actstore.storage.lock import RunLock
+from actstore.storage.reading import DAMAGE, corrupt, marker_slots, read_samplewise
+from actstore.storage.seal import DOCUMENT, sealed
 from actstore.storage.snapshot import Snapshot
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -34,7 +41,7 @@ Array: TypeAlias = npt.NDArray[Any]
 class RunWriter:
     """One run of a store, open for writing by this process alone.
 
-    Make one with :meth:`create` or :meth:`append`.
+    Make one with :meth:`create` or :meth:`append`, and end with :meth:`close`.
 
     Attributes
     ----------
@@ -42,17 +49,20 @@ class RunWriter:
         The run's name, which is the path of its group.
     committed : tuple of int
         Epochs in the store, in order.
-    complete : bool
-        Whether the run was closed after its last epoch.
     """
 
-    def __init__(self, group: zarr.Group) -> None:
+    def __init__(self, store: StorePath, group: zarr.Group, lock: RunLock) -> None:
+        self._store = os.fspath(store)
         self._group = group
+        self._lock = lock
+        self._files = local_files(group)
+        self._closed = False
         self.name = group.basename
-        self._marker = _array(group, schema.EPOCH)
-        epochs = np.asarray(self._marker[:])
-        self.committed: tuple[int, ...] = tuple(int(e) for e in epochs[epochs >= 0])
+        self._marker = layout.array_of(group, schema.EPOCH)
         self._first: Snapshot | None = None  # what later epochs must look like
+        self.committed: tuple[int, ...] = ()
+        self._next = 0  # the slot after the last committed one
+        self._refresh()
 
     @classmethod
     def create(
@@ -63,31 +73,60 @@ class RunWriter:
         slots: int,
         attributes: Mapping[str, Any],
         overwrite: bool = False,
+        durable: bool = False,
     ) -> Self:
         """Begin the run ``name`` with room for ``slots`` epochs; make the store if there is none.
+
+        Parameters
+        ----------
+        store : str or path
+        name : str
+        slots : int
+            Most epochs that the run can hold.
+        attributes : mapping
+            See :func:`actstore.schema.run_attributes`.
+        overwrite : bool
+            Whether a run of this name may be removed.
+        durable : bool
+            Whether each epoch is on the disk, and not only with the operating system, before
+            it is committed: safe against a power failure too.
 
         Raises
         ------
         RunExistsError
             If the store holds the run and ``overwrite`` is false.
+        RunLockedError
+            If another process is writing it.
+        StoreWriteError
+            If the disk refuses.
         """
         schema.check_name("run", name)
         if slots < 1:
             raise InvalidParameterError(f"a run of {slots} epochs was asked for; it needs one")
-        root = open_or_create_root(store)
-        if name in root:
-            if not overwrite:
-                raise RunExistsError(
-                    f"run {name!r} is already in {os.fspath(store)!r}; "
-                    "resume it, overwrite it, or give another name"
-                )
-            delete_run(root, name)
-        group = root.create_group(name, attributes=dict(attributes))
-        layout.create_marker(group, slots=slots)
-        return cls(group)
+        where = os.fspath(store)
+        root = open_or_create_root(store, durable=durable)
+        if name in root and not overwrite:
+            raise _exists(where, name)
+        folder = Path(where, name)
+        document = {
+            "zarr_format": 3,
+            "node_type": "group",
+            "attributes": {**attributes, "slots": slots},
+        }
+        data = sealed(json.dumps(document, default=_plain).encode())
+        with _refusals(where, f"run {name!r}"):
+            if folder.exists():
+                lock = RunLock.acquire(Path(where), name)
+                delete_run(root, name)
+                lock.release()
+            try:  # of two processes that create the run at once, one succeeds
+                create_file(folder / DOCUMENT, data)
+            except FileExistsError as error:
+                raise _exists(where, name) from error
+            return cls._locked(store, root, name)
 
     @classmethod
-    def append(cls, store: StorePath, name: str) -> Self:
+    def append(cls, store: StorePath, name: str, *, durable: bool = False) -> Self:
         """Open an interrupted run to continue after its last committed epoch.
 
         Files that a killed writer left half written are removed first.
@@ -98,21 +137,40 @@ class RunWriter:
             If the store does not hold the run.
         RunExistsError
             If the run is complete.
+        RunLockedError
+            If another process is writing it.
+        StoreWriteError
+            If the disk refuses.
         """
-        root = open_or_create_root(store)
+        where = os.fspath(store)
+        root = open_root(store, mode="r+", durable=durable)
         if name not in root:
-            raise NotInStoreError(f"no run {name!r} in {os.fspath(store)!r}; create it first")
-        group = root[name]
-        assert isinstance(group, zarr.Group)
-        if group.attrs.get("complete"):
+            raise NotInStoreError(f"no run {name!r} in {where!r}; create it first")
+        if root[name].attrs.get("complete"):
             raise RunExistsError(f"run {name!r} is complete: nothing is left to append")
-        for partial in Path(store, name).rglob("*.partial"):
-            partial.unlink(missing_ok=True)
-        if schema.EPOCH not in group:
-            raise InvalidDataError(
-                f"run {name!r} was interrupted before it had room for an epoch; overwrite it"
-            )
-        return cls(group)
+        with _refusals(where, f"run {name!r}"):
+            return cls._locked(store, root, name)
+
+    @classmethod
+    def _locked(cls, store: StorePath, root: zarr.Group, name: str) -> Self:
+        """Take the run's lock, and give it the shape that a writer expects."""
+        folder = Path(os.fspath(store), name)
+        lock = RunLock.acquire(folder.parent, name)
+        try:
+            for partial in partial_files(folder):
+                partial.unlink(missing_ok=True)
+            group = root[name]
+            assert isinstance(group, zarr.Group)
+            if schema.EPOCH not in group:  # killed before it had room for an epoch
+                layout.create_marker(group, slots=int(group.attrs["slots"]))  # type: ignore[arg-type]
+            slots = layout.array_of(group, schema.EPOCH).shape[0]
+            for array in arrays_below(group):  # killed while it gave unused slots back
+                if layout.epoch_length(array) not in (None, slots):
+                    array.resize((slots, *array.shape[1:]))
+            return cls(store, group, lock)
+        except BaseException:
+            lock.release()
+            raise
 
     @property
     def complete(self) -> bool:
@@ -156,39 +214,76 @@ class RunWriter:
             If the disk refuses; nothing of the epoch is then visible.
         """
         snapshot = Snapshot.checked(activations, labels, samples, readout, metrics)
-        slot = self._free_slot(epoch)
-        expected = self._first or self._stored_shape()
-        if expected is not None:
-            snapshot.check_same(expected, self.name, epoch)
-        try:
+        if self._closed:
+            raise InvalidParameterError(
+                f"epoch {epoch} was given after run {self.name!r} was closed; open it again"
+            )
+        with _refusals(self._store, f"epoch {epoch} of run {self.name!r}", self):
+            self._refresh()
+            slot = self._free_slot(epoch)
+            expected = self._first or self._stored_shape()
+            if expected is not None:
+                snapshot.check_same(expected, self.name, epoch)
+            else:
+                self._prepare(snapshot)
             self._write_activations(slot, snapshot)
             self._write_readout(slot, snapshot)
             self._write_metrics(slot, snapshot)
+            self._files.sync()
             self._marker[slot] = epoch
-        except OSError as error:
-            raise StoreWriteError(
-                f"epoch {epoch} of run {self.name!r} could not be written "
-                f"({error.strerror or error}); the {len(self.committed)} epochs before it are "
-                "intact: mend the disk and resume"
-            ) from error
+            self._files.sync()
         self.committed = (*self.committed, int(epoch))
         self._first = self._first or snapshot.without_data()
 
     def close(self, *, complete: bool) -> None:
-        """End the writing; ``complete=True`` gives unused slots back and marks the run done."""
-        if not complete:
+        """End the writing and let others write the run.
+
+        Parameters
+        ----------
+        complete : bool
+            Whether the run has all its epochs: unused slots are given back, and no epoch can
+            be appended any more.
+
+        Raises
+        ------
+        InvalidDataError
+            If the run is said to be complete and holds no epoch.
+        """
+        if self._closed:
             return
-        used = len(self.committed)
-        if used < self._marker.shape[0]:
-            for array in _arrays(self._group):
-                if array.metadata.dimension_names[0] == schema.EPOCH:  # type: ignore[index,union-attr]
-                    array.resize((used, *array.shape[1:]))
-        self._group.update_attributes({"complete": True, "finished": schema.now()})
+        try:
+            if complete:
+                with _refusals(self._store, f"the end of run {self.name!r}", self):
+                    self._finish()
+        finally:
+            self._closed = True
+            self._lock.release()
 
     def update_provenance(self, **facts: Any) -> None:
         """Add facts that are known only at the end, such as the wall time, to the provenance."""
         known = dict(self._group.attrs["provenance"])  # type: ignore[arg-type]
         self._group.update_attributes({"provenance": {**known, **facts}})
+
+    def _refresh(self) -> None:
+        """Read the marker: after an error or an interruption only the disk knows what it holds."""
+        marker = np.asarray(self._marker[:])
+        used = marker_slots(marker)
+        self.committed = tuple(int(epoch) for epoch in marker[used])
+        self._next = int(used[-1]) + 1 if len(used) else 0
+
+    def _finish(self) -> None:
+        if not self.committed:
+            raise InvalidDataError(
+                f"run {self.name!r} holds no epoch and cannot be complete; record one first"
+            )
+        # The marker comes last: append() gives all arrays the marker's length, so that a writer
+        # killed in between leaves nothing that cannot be resumed.
+        arrays = [a for a in arrays_below(self._group) if layout.epoch_length(a) is not None]
+        for array in sorted(arrays, key=lambda a: a.path == self._marker.path):
+            if layout.epoch_length(array) != self._next:
+                array.resize((self._next, *array.shape[1:]))
+        self._group.update_attributes({"complete": True, "finished": schema.now()})
+        self._files.sync()
 
     def _free_slot(self, epoch: int) -> int:
         if epoch < 0:
@@ -198,97 +293,142 @@ class RunWriter:
                 f"epoch {epoch} comes after epoch {self.committed[-1]}, which run {self.name!r} "
                 "already holds; record epochs in ascending order"
             )
-        slot = len(self.committed)
-        if slot >= self._marker.shape[0]:
+        if self._next >= self._marker.shape[0]:
             raise InvalidParameterError(
-                f"run {self.name!r} has room for {slot} epochs and all are recorded; "
+                f"run {self.name!r} has room for {self._next} epochs and all are recorded; "
                 "create it with more slots"
             )
-        return slot
+        return self._next
 
     def _stored_shape(self) -> Snapshot | None:
+        """Return what the committed epochs hold, without their data, or None if there is none."""
         if not self.committed:
             return None
-        splits = {name: g for name, g in self._group.groups() if name != schema.READOUT}
+        groups = dict(self._group.groups())
+        readout = groups.pop(schema.READOUT, None)
         return Snapshot(
             activations={
                 split: {
-                    layer: np.empty((0, *_array(g, schema.ACTIVATIONS).shape[1:]), "float32")
+                    layer: np.empty((0, *layout.array_of(g, schema.ACTIVATIONS).shape[2:]), "f4")
                     for layer, g in group.groups()
                 }
-                for split, group in splits.items()
+                for split, group in groups.items()
             },
-            labels={s: np.asarray(_array(g, schema.LABEL)[:]) for s, g in splits.items()},
-            samples={s: np.asarray(_array(g, schema.SAMPLE)[:]) for s, g in splits.items()},
-            readout=None,
+            labels={s: self._samplewise(g, schema.LABEL) for s, g in groups.items()},
+            samples={s: self._samplewise(g, schema.SAMPLE) for s, g in groups.items()},
+            readout=None
+            if readout is None
+            else (
+                np.empty(layout.array_of(readout, schema.WEIGHT).shape[1:]),
+                np.empty(layout.array_of(readout, schema.BIAS).shape[1:]),
+            ),
             metrics={},
-        ).without_data()
+        )
 
-    def _write_activations(self, slot: int, snapshot: Snapshot) -> None:
+    def _samplewise(self, group: zarr.Group, name: str) -> Array:
+        return read_samplewise(layout.array_of(group, name), self._store)
+
+    def _prepare(self, snapshot: Snapshot) -> None:
+        """Make the arrays of the first epoch, in place of what a killed writer left of it."""
+        folder = self._files.root / self.name
+        for child in sorted(folder.iterdir()):
+            if child.is_dir() and child.name != schema.EPOCH:
+                remove_tree(child)
         slots = self._marker.shape[0]
         for split, layers in snapshot.activations.items():
-            group = self._group.require_group(split)
-            for name, values in (
-                (schema.LABEL, snapshot.labels[split]),
-                (schema.SAMPLE, snapshot.samples[split]),
-            ):
-                if slot == 0:
-                    if name in group:  # of an attempt that was killed before it committed
-                        del group[name]
-                    layout.create_samplewise(group, name, values)
+            group = self._group.create_group(split)
+            layout.create_samplewise(group, schema.LABEL, snapshot.labels[split])
+            layout.create_samplewise(group, schema.SAMPLE, snapshot.samples[split])
             for layer, x in layers.items():
-                inner = group.require_group(layer)
-                if slot == 0 and schema.ACTIVATIONS in inner:
-                    del inner[schema.ACTIVATIONS]
-                if slot == 0:
-                    layout.create_activations(
-                        inner,
-                        slots=slots,
-                        samples=x.shape[0],
-                        width=x.shape[1],
-                        sparse=layout.is_sparse(x),
-                    )
-                _array(inner, schema.ACTIVATIONS)[slot] = x
+                layout.create_activations(
+                    group.create_group(layer),
+                    slots=slots,
+                    samples=x.shape[0],
+                    width=x.shape[1],
+                    sparse=layout.is_sparse(x),
+                )
+        if snapshot.readout is not None:
+            group = self._group.create_group(schema.READOUT)
+            weight, bias = snapshot.readout
+            dims = (schema.OUTPUT, schema.NEURON)
+            for name, values in ((schema.WEIGHT, weight), (schema.BIAS, bias)):
+                layout.create_epochwise(
+                    group, name, slots=slots, rest=values.shape, dims=dims[: values.ndim]
+                )
+        self._group.update_attributes(snapshot.contents())
+
+    def _write_activations(self, slot: int, snapshot: Snapshot) -> None:
+        for split, layers in snapshot.activations.items():
+            for layer, x in layers.items():
+                layout.array_of(self._group, f"{split}/{layer}/{schema.ACTIVATIONS}")[slot] = x
 
     def _write_readout(self, slot: int, snapshot: Snapshot) -> None:
-        if snapshot.readout is None:
-            return
-        weight, bias = snapshot.readout
-        group = self._group.require_group(schema.READOUT)
-        for name, values, dims in (
-            (schema.WEIGHT, weight, (schema.OUTPUT, schema.NEURON)),
-            (schema.BIAS, bias, (schema.OUTPUT,)),
-        ):
-            if name not in group:
-                layout.create_epochwise(
-                    group, name, slots=self._marker.shape[0], rest=values.shape, dims=dims
-                )
-            _array(group, name)[slot] = values
+        if snapshot.readout is not None:
+            weight, bias = snapshot.readout
+            layout.array_of(self._group, f"{schema.READOUT}/{schema.WEIGHT}")[slot] = weight
+            layout.array_of(self._group, f"{schema.READOUT}/{schema.BIAS}")[slot] = bias
 
     def _write_metrics(self, slot: int, snapshot: Snapshot) -> None:
         stored = {name for name, _ in self._group.arrays()} - {schema.EPOCH}
-        for name in snapshot.metrics.keys() - stored:
+        for name in sorted(snapshot.metrics.keys() - stored):
             layout.create_epochwise(
                 self._group, name, slots=self._marker.shape[0], rest=(), dims=()
             )
         # A killed attempt at this slot may have left a metric that this one does not have.
-        for name in stored | snapshot.metrics.keys():
-            _array(self._group, name)[slot] = snapshot.metrics.get(name, float("nan"))
+        for name in sorted(stored | snapshot.metrics.keys()):
+            value = snapshot.metrics.get(name, float("nan"))
+            layout.array_of(self._group, name)[slot] = value
 
 
 def delete_run(root: zarr.Group, name: str) -> None:
     """Remove a run; its marker goes first, so that a reader never meets half of it."""
-    group = root[name]
-    if isinstance(group, zarr.Group) and schema.EPOCH in group:
-        _array(group, schema.EPOCH)[:] = schema.NO_EPOCH
-    del root[name]
+    with contextlib.suppress(*DAMAGE):  # a damaged run can be removed too
+        layout.array_of(root, f"{name}/{schema.EPOCH}")[:] = schema.NO_EPOCH
+    remove_tree(local_files(root).root / name)
 
 
-def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
-    array = group[name]
-    assert isinstance(array, zarr.Array)
-    return array
-
-
-def _arrays(group: zarr.Group) -> list[zarr.Array[Any]]:
+def arrays_below(group: zarr.Group) -> list[zarr.Array[Any]]:
+    """Return all arrays in a group and the groups below it."""
     return [a for _, a in group.members(max_depth=None) if isinstance(a, zarr.Array)]
+
+
+def local_files(group: zarr.Group) -> LocalFiles:
+    """Return the files that a group opened by this package lies in."""
+    assert isinstance(group.store, LocalFiles)
+    return group.store
+
+
+@contextlib.contextmanager
+def _refusals(store: str, what: str, writer: RunWriter | None = None) -> Iterator[None]:
+    """Turn what the disk refuses into one sentence."""
+    try:
+        yield
+    except ActstoreError:
+        raise
+    except KeyError as error:
+        raise corrupt(str(error), store, "it is missing") from error
+    except OSError as error:
+        intact = "the store holds nothing of it"
+        if writer is not None:
+            with contextlib.suppress(*DAMAGE):
+                writer._refresh()
+            intact = f"the {len(writer.committed)} epochs before it are intact"
+        raise StoreWriteError(
+            f"{what} could not be written to {store!r} ({error.strerror or error}); {intact}: "
+            "mend the disk and resume"
+        ) from error
+
+
+def _exists(store: str, name: str) -> RunExistsError:
+    return RunExistsError(
+        f"run {name!r} is already in {store!r}; resume it, overwrite it, or give another name"
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Return a NumPy scalar or array as JSON can hold it."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    raise InvalidParameterError(
+        f"the attribute {value!r} cannot be stored; use numbers, text, lists and dictionaries"
+    )

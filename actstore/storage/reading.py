@@ -1,0 +1,123 @@
+"""Committed values read from disk, or an error: damage is never handed on as NaN or as numbers."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+
+from actstore import schema
+from actstore.errors import StoreCorruptError
+from actstore.storage.layout import DATA_CHECKSUM, values_checksum
+
+Array: TypeAlias = npt.NDArray[Any]
+
+#: what zarr and its codecs raise on bytes that are not what was written
+DAMAGE = (ValueError, RuntimeError, KeyError, TypeError, OSError)
+
+
+class Committed:
+    """An array of which only committed epochs are asked for: whatever is missing is an error.
+
+    Zarr reads a chunk that is not there as the fill value. The writer stores finite values
+    only, so a NaN in a committed epoch is a lost chunk.
+
+    Parameters
+    ----------
+    array : zarr.Array
+        Floats, with an epoch axis first.
+    store : str
+        Path of the store, for errors.
+    """
+
+    def __init__(self, array: zarr.Array[Any], store: str) -> None:
+        self.array = array
+        self.store = store
+        self.shape = array.shape
+        self.ndim = array.ndim
+        self.dtype = array.dtype
+
+    def __getitem__(self, key: Any) -> Array:
+        """Return the values, read and checked.
+
+        Raises
+        ------
+        StoreCorruptError
+            If they cannot be read, or a chunk of them is not there.
+        """
+        try:
+            values = np.asarray(self.array[key])
+        except DAMAGE as error:
+            raise corrupt(self.array.path, self.store, error) from error
+        if self._has_gap(values):
+            raise corrupt(self.array.path, self.store, "a chunk is missing")
+        return values
+
+    def _has_gap(self, values: Array) -> bool:
+        # A lost chunk is NaN as a whole: one look at every place that is a chunk's length
+        # from the last, and at the end of each axis, meets every chunk.
+        if values.ndim < self.ndim:
+            return bool(np.isnan(values.sum()))
+        steps = [
+            np.unique(np.append(np.arange(0, length, chunk), length - 1))
+            for length, chunk in zip(values.shape, self.array.chunks, strict=True)
+            if length
+        ]
+        return len(steps) == values.ndim and bool(np.isnan(values[np.ix_(*steps)]).any())
+
+
+def read_samplewise(array: zarr.Array[Any], store: str) -> Array:
+    """Return labels or sample indices whole.
+
+    Raises
+    ------
+    StoreCorruptError
+        If they are not what was written.
+    """
+    try:
+        values = np.asarray(array[:])
+    except DAMAGE as error:
+        raise corrupt(array.path, store, error) from error
+    if values_checksum(values) != array.attrs.get(DATA_CHECKSUM):
+        raise corrupt(array.path, store, "the values do not match their checksum")
+    return values
+
+
+def read_epochwise(array: zarr.Array[Any], store: str) -> Array:
+    """Return the marker or a metric whole.
+
+    Raises
+    ------
+    StoreCorruptError
+        If it cannot be read.
+    """
+    try:
+        return np.asarray(array[:])
+    except DAMAGE as error:
+        raise corrupt(array.path, store, error) from error
+
+
+def corrupt(path: str, store: str, why: object) -> StoreCorruptError:
+    """Return the error of an object that is damaged or lost."""
+    return StoreCorruptError(
+        f"{path!r} of {store!r} cannot be read ({str(why).rstrip('.')}); "
+        f"'actstore verify {store}' lists what is damaged"
+    )
+
+
+def marker_slots(marker: Array) -> Array:
+    """Return the places of committed epochs on the epoch axis."""
+    return np.flatnonzero(marker != schema.NO_EPOCH)
+
+
+def chunk_names(array: zarr.Array[Any], slot: int) -> list[str]:
+    """Return the keys, below the array, of the objects that hold one epoch of it."""
+    grid = array.shards or array.chunks
+    counts = [
+        range(-(-length // step)) for length, step in zip(array.shape[1:], grid[1:], strict=True)
+    ]
+    encode = array.metadata.encode_chunk_key
+    return [encode((slot // grid[0], *rest)) for rest in itertools.product(*counts)]
