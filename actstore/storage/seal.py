@@ -5,7 +5,8 @@ weight decay) or in a fill value would change answers silently. The seal is the 
 ``metadata_crc32c``: crc32c, as eight hexadecimal digits, of the document without that
 attribute, without consolidated metadata and without the length of its ``epoch`` axis (which
 changes when a run is closed and is checked against the run's other arrays), written as JSON
-with sorted keys and without spaces.
+with sorted keys and without spaces. A group without attributes has no seal: nothing in it
+can be damaged but what makes it a group.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from actstore import schema
 
 SEAL: Final = "metadata_crc32c"
 DOCUMENT: Final = "zarr.json"
+EMPTY_GROUP: Final = {"zarr_format": 3, "node_type": "group", "attributes": {}}
 
 
 def seal_of(document: Mapping[str, Any]) -> str:
@@ -43,14 +45,17 @@ def sealed(document: bytes) -> bytes:
     """Return a ``zarr.json`` with its seal brought up to date."""
     parsed: dict[str, Any] = json.loads(document)
     attributes = {k: v for k, v in parsed.get("attributes", {}).items() if k != SEAL}
-    parsed["attributes"] = {**attributes, SEAL: seal_of(parsed)}
+    if attributes or parsed != EMPTY_GROUP:
+        parsed["attributes"] = {**attributes, SEAL: seal_of(parsed)}
     return json.dumps(parsed, indent=2).encode()
 
 
 def is_intact(document: Mapping[str, Any]) -> bool:
     """Return whether a parsed ``zarr.json`` is as actstore wrote it."""
     attributes = document.get("attributes")
-    return isinstance(attributes, dict) and attributes.get(SEAL) == seal_of(document)
+    if not isinstance(attributes, dict):
+        return False
+    return document == EMPTY_GROUP or attributes.get(SEAL) == seal_of(document)
 
 
 def checksum(data: bytes) -> str:

@@ -232,7 +232,7 @@ class RunWriter:
             self._files.sync()
             self._marker[slot] = epoch
             self._files.sync()
-        self.committed = (*self.committed, int(epoch))
+        self.committed, self._next = (*self.committed, int(epoch)), slot + 1
         self._first = self._first or snapshot.without_data()
 
     def close(self, *, complete: bool) -> None:
@@ -272,6 +272,7 @@ class RunWriter:
         self._next = int(used[-1]) + 1 if len(used) else 0
 
     def _finish(self) -> None:
+        self._refresh()
         if not self.committed:
             raise InvalidDataError(
                 f"run {self.name!r} holds no epoch and cannot be complete; record one first"
