@@ -25,18 +25,18 @@ def penalty(comoment: Floats, ridge: float) -> float:
     return float(ridge * np.trace(comoment) / len(comoment))
 
 
-def loadings(comoment: Floats, subset: Integers, jitter: float) -> Floats:
-    """Return ``Z = L⁻¹ C_S:``, shape ``(subset neuron, neuron)``, of one subset S.
+def subset_factor(comoment: Floats, subset: Integers, jitter: float) -> Floats:
+    """Return the lower Cholesky factor L of ``C_SS + λI`` for one subset S.
 
     Raises
     ------
     InvalidDataError
-        When ``C_SS + λI`` is not positive definite (duplicate neurons and no ridge).
+        When it is not positive definite (duplicate neurons and no ridge).
     """
     block = comoment[np.ix_(subset, subset)]
     block[np.diag_indices_from(block)] += jitter
     try:
-        factor = cholesky(block, lower=True, check_finite=False)
+        factor: Floats = cholesky(block, lower=True, check_finite=False)
         # a pivot that is only rounding would be divided by, and no error raised
         if (np.square(np.diagonal(factor)) < 1e-14 * np.diagonal(block)).any():
             raise LinAlgError
@@ -45,6 +45,12 @@ def loadings(comoment: Floats, subset: Integers, jitter: float) -> Floats:
             f"the co-moment of {len(subset)} neurons is singular: some are dead or duplicates; "
             "leave dead neurons out and give a positive ridge"
         ) from None
+    return factor
+
+
+def loadings(comoment: Floats, subset: Integers, jitter: float) -> Floats:
+    """Return ``Z = L⁻¹ C_S:``, shape ``(subset neuron, neuron)``, of one subset S."""
+    factor = subset_factor(comoment, subset, jitter)
     rows: Floats = solve_triangular(
         factor, comoment[subset], lower=True, overwrite_b=True, check_finite=False
     )

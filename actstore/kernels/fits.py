@@ -1,0 +1,482 @@
+"""Laws fitted to a few points: power law, decay to a floor, broken line; and bootstrap intervals.
+
+Every result says in which window it holds, on how many points it stands and how sure it is.
+Points that are not finite and positive are left out and not counted. Too few points, or points
+that no such law describes, give NaN and no exception.
+
+The decay and the broken line are linear in all parameters but one. That one is searched on a
+grid with the others solved for (variable projection), and its interval is the profile one: all
+values whose residual sum of squares stays below ``S_min · (1 + F(1, n − p) / (n − p))`` for n
+points and p parameters. Residuals are relative (divided by the measured value), because the
+spread of an error rate or of a number of clones grows with its size.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import minimize_scalar
+from scipy.special import fdtri, stdtrit
+
+from actstore.errors import InvalidParameterError
+
+Floats = NDArray[np.float64]
+Window = tuple[float, float]
+
+_EXPONENTS = np.geomspace(0.01, 10, 301)  # a decay outside this cannot be told from none
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """``y = amplitude · w^exponent``; see :func:`power_law`."""
+
+    exponent: float
+    amplitude: float
+    low: float  # interval of the exponent
+    high: float
+    level: float
+    window: Window  # smallest and largest w that were used
+    n_points: int
+
+
+@dataclass(frozen=True)
+class DecayLaw:
+    """``error = error_inf + amplitude · w^−gamma``; see :func:`decay_law`."""
+
+    gamma: float
+    amplitude: float
+    error_inf: float
+    error_inf_given: bool
+    low: float  # interval of gamma; 0 or inf where the points do not bound it
+    high: float
+    level: float
+    window: Window
+    n_points: int
+
+
+@dataclass(frozen=True)
+class CriticalWidth:
+    """``ratio = plateau + slope · max(0, w − critical_width)``; see :func:`critical_width`."""
+
+    critical_width: float
+    slope: float  # clones per neuron above the critical width
+    plateau: float
+    low: float  # interval of the critical width; 0 or inf where the points do not bound it
+    high: float
+    level: float
+    window: Window
+    n_points: int
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """A statistic with its percentile interval; see :func:`bootstrap`."""
+
+    estimate: Any  # float, or array of what the statistic returns
+    low: Any
+    high: Any
+    level: float
+    resamples: int
+    n_samples: int
+
+
+def power_law(
+    w: ArrayLike, y: ArrayLike, *, window: Window | None = None, level: float = 0.95
+) -> PowerLaw:
+    """Fit ``log y = log amplitude + exponent · log w`` by least squares.
+
+    Parameters
+    ----------
+    w, y
+        Points, shape ``(point,)``.
+    window
+        Smallest and largest w to use; all by default.
+    level
+        Of the interval of the exponent (Student's t on n − 2 degrees of freedom).
+
+    Returns
+    -------
+    PowerLaw
+        NaN with fewer than three points.
+
+    Raises
+    ------
+    InvalidParameterError
+        When shapes differ, the window is reversed or the level is outside (0, 1).
+
+    References
+    ----------
+    arXiv 2106.03485, trap: an exponent says nothing without the window of its fit.
+
+    Examples
+    --------
+    >>> fit = power_law([8, 16, 32, 64], [1.0, 2.0, 4.0, 8.0])
+    >>> round(fit.exponent, 6), fit.window, fit.n_points
+    (1.0, (8.0, 64.0), 4)
+    """
+    points, values, used = _points(w, y, window, level)
+    n = len(points)
+    if n < 3 or np.ptp(points) == 0:
+        return PowerLaw(np.nan, np.nan, np.nan, np.nan, level, used, n)
+    x, z = np.log(points), np.log(values)
+    centred = x - x.mean()
+    spread = centred @ centred
+    exponent = float(centred @ z / spread)
+    residuals = z - z.mean() - exponent * centred
+    half = stdtrit(n - 2, (1 + level) / 2) * np.sqrt(residuals @ residuals / (n - 2) / spread)
+    return PowerLaw(
+        exponent=exponent,
+        amplitude=float(np.exp(z.mean() - exponent * x.mean())),
+        low=exponent - float(half),
+        high=exponent + float(half),
+        level=level,
+        window=used,
+        n_points=n,
+    )
+
+
+def decay_law(
+    w: ArrayLike,
+    error: ArrayLike,
+    *,
+    error_inf: float | None = None,
+    window: Window | None = None,
+    level: float = 0.95,
+) -> DecayLaw:
+    """Fit ``error = error_inf + amplitude · w^−gamma`` by relative least squares.
+
+    Parameters
+    ----------
+    w, error
+        Points, shape ``(point,)``.
+    error_inf
+        Error of infinite width where it is known (from an ensemble); None fits it, in
+        ``[0, ∞)``.
+    window
+        Smallest and largest w to use; all by default.
+    level
+        Of the profile interval of gamma.
+
+    Returns
+    -------
+    DecayLaw
+        NaN with fewer than three points, and where the error does not decay. The interval is
+        NaN when there are no more points than parameters (3 with `error_inf` free, 2 without).
+
+    Raises
+    ------
+    InvalidParameterError
+        When shapes differ, the window is reversed, the level is outside (0, 1) or `error_inf`
+        is negative.
+
+    Notes
+    -----
+    Residuals are relative to the error and not to its excess over `error_inf`: a log-log fit
+    of the excess (:func:`power_law`) gives most weight to the points where the excess is
+    mostly noise.
+
+    References
+    ----------
+    arXiv 2106.03485, test error minus that of an ensemble against width; Golub and Pereyra,
+    "Separable nonlinear least squares" (2003).
+
+    Examples
+    --------
+    >>> w = np.array([16.0, 32, 64, 128, 256, 512])
+    >>> fit = decay_law(w, 0.02 + 0.3 * w**-0.5)
+    >>> round(fit.gamma, 4), round(fit.error_inf, 4), fit.error_inf_given
+    (0.5, 0.02, False)
+    """
+    if error_inf is not None and not error_inf >= 0:
+        raise InvalidParameterError(f"error_inf is {error_inf}; give a number that is not negative")
+    points, values, used = _points(w, error, window, level)
+    n = len(points)
+    given = error_inf is not None
+    nothing = DecayLaw(np.nan, np.nan, np.nan, given, np.nan, np.nan, level, used, n)
+    if n < 3 or np.ptp(points) == 0:
+        return nothing
+    # widths in units of their geometric mean keep w^−10 in range
+    unit = float(np.exp(np.log(points).mean()))
+
+    def solve(gammas: Floats) -> tuple[Floats, Floats, Floats]:
+        powers = (points / unit) ** -gammas[:, None]
+        if error_inf is not None:
+            floor = np.full(len(gammas), float(error_inf))
+            height = _slope(powers / values, 1 - floor[:, None] / values)
+        else:
+            floor, height = _floor_and_slope(powers, values)
+        residuals = 1 - (floor[:, None] + height[:, None] * powers) / values
+        return np.square(residuals).sum(axis=1), floor, height
+
+    gamma, low, high = _profile(
+        lambda g: solve(g)[0], _EXPONENTS, n - (2 if given else 3), level, open_low=0.0
+    )
+    _, floor, height = solve(np.array([gamma]))
+    if not height[0] > 0:
+        return nothing
+    return DecayLaw(
+        gamma=gamma,
+        amplitude=float(height[0] * unit**gamma),
+        error_inf=float(floor[0]),
+        error_inf_given=given,
+        low=low,
+        high=high,
+        level=level,
+        window=used,
+        n_points=n,
+    )
+
+
+def critical_width(
+    w: ArrayLike,
+    ratio: ArrayLike,
+    *,
+    plateau: float | None = 1.0,
+    window: Window | None = None,
+    level: float = 0.95,
+) -> CriticalWidth:
+    """Fit a broken line to W / w_c against W: flat below a critical width, linear above.
+
+    ``ratio = plateau + slope · max(0, w − critical_width)``. The plateau is 1 because a layer
+    without clones needs all its neurons (w_c = W); and a layer whose clones have size w_c at
+    every width has ratio W / w_c, which is this line with critical width w_c and slope 1 / w_c.
+
+    Parameters
+    ----------
+    w, ratio
+        Widths and W / w_c, shape ``(point,)``.
+    plateau
+        Value below the critical width; None fits it.
+    window
+        Smallest and largest width to use; all by default.
+    level
+        Of the profile interval of the critical width.
+
+    Returns
+    -------
+    CriticalWidth
+        NaN with fewer than three points, and where the ratio does not rise. The interval is NaN
+        when there are no more points than parameters (2, or 3 with a free plateau).
+
+    Raises
+    ------
+    InvalidParameterError
+        When shapes differ, the window is reversed or the level is outside (0, 1).
+
+    References
+    ----------
+    arXiv 2106.03485: the number of clones grows linearly with the width above a critical width.
+
+    Examples
+    --------
+    >>> w = np.array([8.0, 16, 32, 64, 128, 256])
+    >>> fit = critical_width(w, 1 + np.maximum(0, w - 20) / 16)
+    >>> round(fit.critical_width, 3), round(fit.slope, 4)
+    (20.0, 0.0625)
+    """
+    points, values, used = _points(w, ratio, window, level)
+    n = len(points)
+    nothing = CriticalWidth(np.nan, np.nan, np.nan, np.nan, np.nan, level, used, n)
+    if n < 3 or np.ptp(points) == 0:
+        return nothing
+
+    def solve(bends: Floats) -> tuple[Floats, Floats, Floats]:
+        above = np.maximum(0, points - bends[:, None])
+        if plateau is not None:
+            level_below = np.full(len(bends), float(plateau))
+            slope = _slope(above / values, 1 - level_below[:, None] / values)
+        else:
+            level_below, slope = _floor_and_slope(above, values)
+        residuals = 1 - (level_below[:, None] + slope[:, None] * above) / values
+        return np.square(residuals).sum(axis=1), level_below, slope
+
+    # a bend above the last width but one would rest the line on a single point
+    last = np.sort(points)[-2]
+    bends = np.unique(np.concatenate([[0], np.geomspace(points.min() / 8, last, 200), points]))
+    bends = bends[bends <= last]
+    bend, low, high = _profile(
+        lambda c: solve(c)[0], bends, n - (2 if plateau is not None else 3), level, open_low=0.0
+    )
+    _, below, slope = solve(np.array([bend]))
+    if not slope[0] > 1e-12 * values.max() / points.max():
+        return nothing
+    return CriticalWidth(
+        critical_width=bend,
+        slope=float(slope[0]),
+        plateau=float(below[0]),
+        low=low,
+        high=high,
+        level=level,
+        window=used,
+        n_points=n,
+    )
+
+
+def bootstrap(
+    statistic: Callable[[NDArray[Any]], Any],
+    samples: ArrayLike,
+    *,
+    resamples: int = 1000,
+    seed: int,
+    level: float = 0.9,
+    axis: int = 0,
+) -> Bootstrap:
+    """Return a statistic of samples with its percentile bootstrap interval.
+
+    Parameters
+    ----------
+    statistic
+        Function of an array like `samples`; returns a number or an array.
+    samples
+        Array with one independent repetition (a seed, or a subset) for each index of `axis`.
+    resamples
+        Draws with replacement along `axis`.
+    seed
+        Seed of the draws.
+    level
+        Of the interval, from the (1 ± level) / 2 quantiles of the draws.
+    axis
+        Axis of the repetitions.
+
+    Returns
+    -------
+    Bootstrap
+        The interval is NaN with a single repetition: its spread is not known. Draws in which
+        the statistic is NaN are left out of the quantiles.
+
+    Raises
+    ------
+    InvalidParameterError
+        When there are no samples or no resamples, or the level is outside (0, 1).
+
+    References
+    ----------
+    Efron and Tibshirani, "An introduction to the bootstrap" (1993), chapter 13. With fewer than
+    about ten repetitions percentile intervals are too short.
+
+    Examples
+    --------
+    >>> answer = bootstrap(np.mean, np.arange(50.0), seed=0)
+    >>> answer.low < answer.estimate < answer.high
+    True
+    """
+    data = np.asarray(samples)
+    if not data.ndim or not data.shape[axis]:
+        raise InvalidParameterError("no samples to draw from; give at least one repetition")
+    if resamples < 1:
+        raise InvalidParameterError(f"resamples is {resamples}; give at least 1")
+    _check_level(level)
+    n = data.shape[axis]
+    estimate = np.asarray(statistic(data), dtype=np.float64)
+    rng = np.random.default_rng(seed)
+    draws = np.full((resamples, *estimate.shape), np.nan)
+    if n > 1:
+        for draw in range(resamples):
+            draws[draw] = statistic(np.take(data, rng.integers(n, size=n), axis=axis))
+    known = np.isfinite(draws).any(axis=0)
+    # nanquantile warns of columns without a number, and those are NaN by intent
+    filled = np.where(known, draws, 0.0)
+    low, high = np.where(
+        known, np.nanquantile(filled, [(1 - level) / 2, (1 + level) / 2], axis=0), np.nan
+    )
+    if not estimate.shape:
+        return Bootstrap(float(estimate), float(low), float(high), level, resamples, n)
+    return Bootstrap(estimate, low, high, level, resamples, n)
+
+
+def _profile(
+    loss: Callable[[Floats], Floats],
+    grid: Floats,
+    freedom: int,
+    level: float,
+    *,
+    open_low: float,
+) -> tuple[float, float, float]:
+    """Return the minimiser of a loss and its profile interval.
+
+    An end that the grid does not enclose is `open_low`, or infinite.
+    """
+    losses = loss(grid)
+    best = int(np.argmin(losses))
+    inner = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
+    found = minimize_scalar(
+        lambda value: float(loss(np.array([value]))[0]),
+        bounds=inner,
+        method="bounded",
+        options={"xatol": 1e-9 * inner[1]},
+    )
+    # at a kink of the loss the grid point itself can be better
+    value, least = (
+        (float(found.x), float(found.fun))
+        if found.fun < losses[best]
+        else (float(grid[best]), float(losses[best]))
+    )
+    if freedom < 1:
+        return value, np.nan, np.nan
+    ceiling = least * float(1 + fdtri(1, freedom, level) / freedom)
+    left, right = grid < value, grid > value
+    low = _crossing(np.append(grid[left], value), np.append(losses[left], least), ceiling)
+    high = _crossing(
+        np.append(grid[right][::-1], value), np.append(losses[right][::-1], least), ceiling
+    )
+    return value, open_low if low is None else low, np.inf if high is None else high
+
+
+def _crossing(grid: Floats, losses: Floats, ceiling: float) -> float | None:
+    """Return where the loss first falls below the ceiling on the way to its minimum."""
+    inside = int(np.argmax(losses <= ceiling))
+    if not inside:
+        return None
+    outer, inner = losses[inside - 1], losses[inside]
+    share = (outer - ceiling) / (outer - inner)
+    return float(grid[inside - 1] + share * (grid[inside] - grid[inside - 1]))
+
+
+def _slope(basis: Floats, target: Floats) -> Floats:
+    """Return the least-squares coefficient, not negative, of one basis vector a row."""
+    across = (basis * target).sum(axis=1)
+    length = np.square(basis).sum(axis=1)
+    return np.divide(across, length, out=np.zeros_like(across), where=length > 0).clip(min=0)
+
+
+def _floor_and_slope(basis: Floats, values: Floats) -> tuple[Floats, Floats]:
+    """Return floor ≥ 0 and coefficient ≥ 0 of ``floor + slope · basis``, relative residuals."""
+    weights = 1 / np.square(values)
+    middle = basis @ weights / weights.sum()
+    centred = basis - middle[:, None]
+    spread = np.square(centred) @ weights
+    mean = (weights @ values) / weights.sum()
+    across = (centred * weights) @ (values - mean)
+    slope = np.divide(across, spread, out=np.zeros_like(across), where=spread > 0).clip(min=0)
+    floor = mean - slope * middle
+    # below zero the best floor is zero: the loss is convex in the two
+    alone = _slope(basis / values, np.ones_like(basis))
+    return np.where(floor < 0, 0.0, floor), np.where(floor < 0, alone, slope)
+
+
+def _points(
+    w: ArrayLike, y: ArrayLike, window: Window | None, level: float
+) -> tuple[Floats, Floats, Window]:
+    """Return the finite, positive points of the window, and the window they span."""
+    points, values = np.asarray(w, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    if points.ndim != 1 or points.shape != values.shape:
+        raise InvalidParameterError(
+            f"points of shapes {points.shape} and {values.shape}; give two rows of equal length"
+        )
+    if window is not None and not window[0] <= window[1]:
+        raise InvalidParameterError(f"the window is {window}; give (smallest, largest)")
+    _check_level(level)
+    low, high = window or (0, np.inf)
+    kept = np.isfinite(points) & np.isfinite(values) & (points > 0) & (values > 0)
+    kept &= (points >= low) & (points <= high)
+    points, values = points[kept], values[kept]
+    if not len(points):
+        return points, values, (np.nan, np.nan)
+    return points, values, (float(points.min()), float(points.max()))
+
+
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise InvalidParameterError(f"level is {level}; give a number between 0 and 1")
