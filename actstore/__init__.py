@@ -5,6 +5,11 @@ from typing import TYPE_CHECKING, Any
 from actstore._version import __version__
 
 if TYPE_CHECKING:
+    from actstore.queries.clones import clones
+    from actstore.queries.moments import moments
+    from actstore.queries.noise import noise
+    from actstore.queries.reconstruction import reconstruction
+    from actstore.queries.scaling import scaling
     from actstore.recording import Recorder
     from actstore.store import Store, open
 
@@ -12,10 +17,25 @@ if TYPE_CHECKING:
 _HOMES = {
     "Recorder": "actstore.recording",
     "Store": "actstore.store",
+    "clones": "actstore.queries",
+    "moments": "actstore.queries",
+    "noise": "actstore.queries",
     "open": "actstore.store",
+    "reconstruction": "actstore.queries",
+    "scaling": "actstore.queries",
 }
 
-__all__ = ["Recorder", "Store", "__version__", "open"]
+__all__ = [
+    "Recorder",
+    "Store",
+    "__version__",
+    "clones",
+    "moments",
+    "noise",
+    "open",
+    "reconstruction",
+    "scaling",
+]
 
 
 def __getattr__(name: str) -> Any:

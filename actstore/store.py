@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from actstore import queries
 from actstore.storage.catalogue import Catalogue
 from actstore.storage.location import StorePath
 
@@ -10,8 +11,15 @@ class Store(Catalogue):
     """The runs of a store by name, and the questions that can be asked of them.
 
     Made by :func:`actstore.open`. See :class:`actstore.storage.catalogue.Catalogue` for
-    ``runs``, ``sel``, ``dataset`` and ``tree``.
+    ``runs``, ``sel``, ``dataset`` and ``tree``. Each question is the function of
+    :mod:`actstore.queries` with the store as its data.
     """
+
+    clones = queries.clones
+    moments = queries.moments
+    noise = queries.noise
+    reconstruction = queries.reconstruction
+    scaling = queries.scaling
 
 
 def open(path: StorePath) -> Store:

@@ -58,7 +58,9 @@ PARTITION = {
     ),
 }
 BOUND = {
-    "component_bound": Output((THRESHOLD,), "most clones that can exist, by principal components")
+    "component_bound": Output(
+        (THRESHOLD,), "most clones that can exist, by principal components", dtype="int64"
+    )
 }
 
 

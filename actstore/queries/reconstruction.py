@@ -156,8 +156,11 @@ def curves_of(
         cache=cache,
     )
     return curves.assign(alive=alive["alive"]).assign_coords(
-        {
-            SIZE: (SIZE, np.asarray(sizes), {"long_name": "neurons in the subset", "units": "1"}),
-            SUBSET: (SUBSET, np.arange(subsets), {"long_name": "number of the random subset"}),
-        }
+        {**size_coords(sizes), SUBSET: np.arange(subsets)}
     )
+
+
+def size_coords(sizes: Sequence[int]) -> dict[str, Any]:
+    """Return the coordinate ``subset_size``."""
+    attrs = {"long_name": "neurons in the subset", "units": "neurons"}
+    return {SIZE: (SIZE, np.asarray(sizes), attrs)}

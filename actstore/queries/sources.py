@@ -85,6 +85,15 @@ def sources(data: Data, *, layer: str, split: str = "test") -> list[Source]:
     return found
 
 
+def last_epoch(data: Data) -> Data:
+    """Return the data narrowed to the last selected epoch of every run."""
+    if isinstance(data, Catalogue):
+        return data.narrow(lambda run: run.select(int(run.epochs[-1])) if len(run.epochs) else run)
+    if isinstance(data, xr.Dataset) and schema.EPOCH in data.dims:
+        return data.isel({schema.EPOCH: [-1]})
+    return data
+
+
 def _from_run(run: Run, layer: str, split: str) -> Source:
     shape = run.array(f"{split}/{layer}/{schema.ACTIVATIONS}").shape
     return Source(

@@ -1,0 +1,322 @@
+"""How the number of clones grows with the width of the layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from actstore import schema
+from actstore.errors import InvalidParameterError
+from actstore.kernels.fits import critical_width, power_law
+from actstore.queries.apply import describe
+from actstore.queries.apply import subset_blocks as blocks_for
+from actstore.queries.clones import RESAMPLE, RESAMPLES, THRESHOLD, THRESHOLDS, critical_sizes
+from actstore.queries.parameters import check_criterion, check_positive, check_thresholds
+from actstore.queries.sources import Data, Source, last_epoch, sources
+
+Array: TypeAlias = npt.NDArray[Any]
+
+SETTING = "setting"
+WIDTH = "width"
+
+_PER_WIDTH = {
+    "critical_size": "smallest subset size whose mean R² is the threshold, mean over seeds",
+    "critical_size_low": "critical size, 5 % point of the bootstrap",
+    "critical_size_high": "critical size, 95 % point of the bootstrap",
+    "width_ratio": "alive neurons / critical size, mean over seeds",
+    "width_ratio_low": "alive neurons / critical size, 5 % point of the bootstrap",
+    "width_ratio_high": "alive neurons / critical size, 95 % point of the bootstrap",
+}
+_PER_SETTING = {
+    "exponent": "exponent of n_clones against width within the window",
+    "exponent_low": "exponent, 5 % point of the bootstrap",
+    "exponent_high": "exponent, 95 % point of the bootstrap",
+    "window_low": "narrowest width of the fit of the exponent",
+    "window_high": "widest width of the fit of the exponent",
+    "critical_width": "width at which a broken line through n_clones bends",
+    "critical_width_low": "critical width, 5 % point of the bootstrap",
+    "critical_width_high": "critical width, 95 % point of the bootstrap",
+    "clones_per_neuron": "slope of the broken line above the critical width",
+}
+
+
+def scaling(
+    data: Data,
+    *,
+    threshold: float | Sequence[float] = THRESHOLDS,
+    criterion: Literal["heldout", "paper"] = "heldout",
+    window: tuple[float, float] | None = None,
+    subsets: int = 40,
+    split: str = "test",
+    layer: str = schema.DEFAULT_LAYER,
+    rng_seed: int = 0,
+    ridge: float = 1e-8,
+    cache: bool | None = None,
+) -> xr.Dataset:
+    r"""Return the number of clones against width, for each setting of the hyper-parameters.
+
+    Each run counts at the last of its selected epochs. Two fits go with the numbers: the
+    exponent a of :math:`n_{clones} ∝ W^a` within a window of widths, and a broken line, flat
+    up to a critical width and linear above it.
+
+    Parameters
+    ----------
+    data : Store or Dataset
+        A store or a selection of it.
+    threshold : float or sequence of float
+        R² in (0, 1] that makes a subset a clone.
+    criterion : "heldout" or "paper"
+        R² of the neurons outside the subset, or of all neurons.
+    window : (low, high), optional
+        Widths of the fit of the exponent; by default from the first width that has clones,
+        with all wider ones, to the widest. A window of fewer than three widths gives NaN.
+    subsets : int
+        Random subsets a size (the paper: 40).
+    split, layer : str
+        Which activations.
+    rng_seed : int
+        Seed of subsets and bootstrap.
+    ridge : float
+        λ relative to the mean variance of the neurons.
+    cache : bool, optional
+        Whether moments are kept in the store; by default if they are smaller than the activations.
+
+    Returns
+    -------
+    Dataset
+        With dims ``(setting, width, threshold)``: ``critical_size``, ``width_ratio`` (alive
+        neurons / critical size), each with ``_low`` and ``_high`` (90 %, bootstrap over seeds and
+        subsets), ``n_clones`` with ``_low`` and ``_high`` (NaN where the ratio is below 2: no
+        clones) and ``has_clones``. With dims
+        ``(setting, threshold)``: ``exponent``, ``window_low``, ``window_high``,
+        ``critical_width``, ``clones_per_neuron``. With ``(setting, width)``: ``seeds``,
+        ``train_error``, ``test_error``. Lazy: no activations are read until values are asked for.
+
+    Raises
+    ------
+    InvalidParameterError
+        If a threshold is outside (0, 1] or the window is not an interval.
+    InvalidDataError
+        On asking for values, if every neuron of a run is dead.
+    NotInStoreError
+        If a run does not hold the split or the layer.
+
+    Notes
+    -----
+    The number depends on the threshold: if the private noise of the neurons exceeds 1 −
+    threshold, the critical size is a fixed share of the width whatever the data do. Ask for
+    several. With one seed a width, the interval covers the draw of subsets alone.
+
+    References
+    ----------
+    arXiv 2106.03485, section 3, "the number of clones grows linearly with width".
+    """
+    thresholds = check_thresholds(threshold)
+    r2_name = check_criterion(criterion)
+    check_positive(subsets=subsets)
+    if window is not None and not 0 < window[0] < window[1]:
+        raise InvalidParameterError(
+            f"window {window} was asked for; give the narrowest and the widest width, as 32 512"
+        )
+    found = sources(last_epoch(data), split=split, layer=layer)
+    blocks = blocks_for(found, subsets)
+    runs = [
+        critical_sizes(
+            source, split, thresholds, r2_name, subsets=subsets, rng_seed=rng_seed, ridge=ridge,
+            cache=cache, blocks=blocks,
+        ).isel({schema.EPOCH: 0}, drop=True)
+        for source in found
+    ]  # fmt: skip
+    together = xr.concat(runs, dim=schema.RUN).chunk({schema.RUN: -1})
+    plan = _Plan(found)
+
+    def kernel(size: Array, drawn: Array, alive: Array) -> tuple[Array, ...]:
+        rng = np.random.default_rng(rng_seed)
+        return plan.answer(size, drawn, alive, thresholds, window, rng)
+
+    shapes = {SETTING: len(plan.settings), WIDTH: len(plan.widths), THRESHOLD: len(thresholds)}
+    results = xr.apply_ufunc(
+        kernel,
+        together["critical_size"],
+        together["resampled_critical_size"],
+        together["alive"],
+        input_core_dims=[[schema.RUN, THRESHOLD], [schema.RUN, THRESHOLD, RESAMPLE], [schema.RUN]],
+        output_core_dims=[
+            *([[SETTING, WIDTH, THRESHOLD]] * len(_PER_WIDTH)),
+            *([[SETTING, THRESHOLD]] * len(_PER_SETTING)),
+        ],
+        dask="parallelized",
+        output_dtypes=["float64"] * (len(_PER_WIDTH) + len(_PER_SETTING)),
+        dask_gufunc_kwargs={"output_sizes": {k: v for k, v in shapes.items() if k != THRESHOLD}},
+    )
+    texts = {**_PER_WIDTH, **_PER_SETTING}
+    answer = xr.Dataset(
+        {
+            name: array.assign_attrs(long_name=text, units=_unit(name))
+            for (name, text), array in zip(texts.items(), results, strict=True)
+        }
+    )
+    return describe(
+        _with_clones(answer).assign(plan.known()).assign_coords(plan.coords()),
+        "scaling",
+        criterion=criterion,
+        split=split,
+        layer=layer,
+        window=window,
+        subsets=subsets,
+        rng_seed=rng_seed,
+        ridge=ridge,
+    )
+
+
+class _Plan:
+    """Which run stands for which setting, width and seed."""
+
+    def __init__(self, found: Sequence[Source]) -> None:
+        self.found = found
+        keys = [
+            tuple((k, v) for k, v in s.coords.items() if k not in ("width", "seed")) for s in found
+        ]
+        self.settings = list(dict.fromkeys(keys))
+        self.widths = sorted({source.width for source in found})
+        self.members: dict[tuple[int, int], list[int]] = {}
+        for run, (key, source) in enumerate(zip(keys, found, strict=True)):
+            place = (self.settings.index(key), self.widths.index(source.width))
+            self.members.setdefault(place, []).append(run)
+
+    def answer(
+        self,
+        size: Array,
+        drawn: Array,
+        alive: Array,
+        thresholds: Sequence[float],
+        window: tuple[float, float] | None,
+        rng: np.random.Generator,
+    ) -> tuple[Array, ...]:
+        """Return all variables from the critical sizes of the runs.
+
+        Parameters
+        ----------
+        size : (run, threshold)
+        drawn : (run, threshold, resample)
+        alive : (run,)
+        """
+        shape = (len(self.settings), len(self.widths), len(thresholds))
+        sizes, ratios = np.full(shape, np.nan), np.full(shape, np.nan)
+        drawn_sizes = np.full((*shape, RESAMPLES), np.nan)
+        drawn_ratios = drawn_sizes.copy()
+        ratio = alive[:, None] / size
+        drawn_ratio = alive[:, None, None] / drawn
+        for place, runs in self.members.items():
+            sizes[place], ratios[place] = size[runs].mean(0), ratio[runs].mean(0)
+            # a bootstrap over seeds (which runs) and subsets (which resample of each)
+            for b in range(RESAMPLES):
+                again = rng.choice(runs, len(runs))
+                drawn_sizes[place][:, b] = drawn[again, :, b].mean(0)
+                drawn_ratios[place][:, b] = drawn_ratio[again, :, b].mean(0)
+        per_width = [sizes, *_interval(drawn_sizes), ratios, *_interval(drawn_ratios)]
+        per_setting = np.full((len(_PER_SETTING), len(self.settings), len(thresholds)), np.nan)
+        for s in range(len(self.settings)):
+            for t in range(len(thresholds)):
+                per_setting[:, s, t] = self._fits(ratios[s, :, t], drawn_ratios[s, :, t], window)
+        return (*per_width, *per_setting)
+
+    def _fits(self, ratio: Array, drawn: Array, window: tuple[float, float] | None) -> list[float]:
+        held = np.isfinite(ratio)
+        widths, ratio, drawn = np.asarray(self.widths, float)[held], ratio[held], drawn[held]
+        low, high = window or _window(widths, ratio)
+        inside = (widths >= low) & (widths <= high)
+        bend = critical_width(widths, ratio)
+        if inside.sum() < 3:
+            slopes = [np.nan] * 3
+        else:
+            w = widths[inside]
+            again = [power_law(w, one).exponent for one in drawn[inside].T]
+            fitted = power_law(w, ratio[inside]).exponent
+            slopes = [fitted, *np.quantile(again, [0.05, 0.95])]
+        bends = [critical_width(widths, one).critical_width for one in drawn.T]
+        return [
+            *slopes,
+            float(low),
+            float(high),
+            bend.critical_width,
+            *_quantiles(bends),
+            bend.slope,
+        ]
+
+    def known(self) -> dict[str, Any]:
+        """Return the variables that need no activations: seeds and errors by setting and width."""
+        shape = (len(self.settings), len(self.widths))
+        seeds = np.zeros(shape, int)
+        metrics = {"train_error": np.full(shape, np.nan), "test_error": np.full(shape, np.nan)}
+        for place, runs in self.members.items():
+            seeds[place] = len(runs)
+            for name, values in metrics.items():
+                logged = [_last(self.found[run], name) for run in runs]
+                values[place] = np.mean(logged)
+        return {
+            "seeds": ((SETTING, WIDTH), seeds, {"long_name": "runs of the width", "units": "1"}),
+            **{n: ((SETTING, WIDTH), v, schema.describe(n)) for n, v in metrics.items()},
+        }
+
+    def coords(self) -> dict[str, Any]:
+        """Return the coordinates: widths, and each hyper-parameter by setting."""
+        keys = list(dict.fromkeys(key for setting in self.settings for key, _ in setting))
+        columns = {key: [dict(setting).get(key, "") for setting in self.settings] for key in keys}
+        words = [", ".join(f"{k}={v}" for k, v in s) or "all" for s in self.settings]
+        return {
+            SETTING: (SETTING, words, {"long_name": "hyper-parameters"}),
+            WIDTH: (WIDTH, self.widths, schema.describe(WIDTH)),
+            **{key: (SETTING, np.asarray(values)) for key, values in columns.items()},
+        }
+
+
+def _with_clones(answer: xr.Dataset) -> xr.Dataset:
+    ratio = answer["width_ratio"]
+    out = answer.assign(
+        has_clones=(ratio >= 2).assign_attrs(long_name="two clones or more", units="1")
+    )
+    for end in ("", "_low", "_high"):
+        out[f"n_clones{end}"] = (
+            answer[f"width_ratio{end}"]
+            .where(ratio >= 2)
+            .assign_attrs(long_name=f"number of clones (none below 2){end}", units="1")
+        )
+    return out
+
+
+def _window(widths: Array, ratio: Array) -> tuple[float, float]:
+    """From the first width from which on every width has clones, to the widest."""
+    below = np.flatnonzero(ratio < 2)
+    first = below[-1] + 1 if below.size else 0
+    if first >= len(widths):
+        return (np.nan, np.nan)
+    return (float(widths[first]), float(widths[-1]))
+
+
+def _interval(drawn: Array) -> list[Array]:
+    kept = np.where(np.isnan(drawn).all(-1, keepdims=True), 0.0, drawn)
+    missing = np.isnan(drawn).all(-1)
+    return [np.where(missing, np.nan, np.quantile(kept, q, axis=-1)) for q in (0.05, 0.95)]
+
+
+def _quantiles(values: list[float]) -> list[float]:
+    finite = [v for v in values if np.isfinite(v)]
+    if len(finite) < len(values) / 2:  # the bend is not there in most resamples
+        return [np.nan, np.nan]
+    return [float(q) for q in np.quantile(finite, [0.05, 0.95])]
+
+
+def _last(source: Source, metric: str) -> float:
+    if source.run is None:
+        return float("nan")
+    metrics = source.run.metrics()
+    return float(metrics[metric][-1]) if metric in metrics else float("nan")
+
+
+def _unit(name: str) -> str:
+    return "neurons" if name.startswith(("critical", "window")) else "1"

@@ -1,0 +1,80 @@
+"""A result as rows: what a table, a CSV file or JSON shows of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import xarray as xr
+
+from actstore import schema
+
+#: dims that a row stands for, in the order of their columns; other dims never make rows
+ROW_DIMS = ("setting", "run", schema.EPOCH, "width", "subset_size", "threshold")
+#: averaged in a row, with the 90 % interval beside the mean
+SPREAD_DIMS = ("subset",)
+LEVELS = {"_low": 0.05, "_high": 0.95}
+
+
+def shown(result: xr.Dataset) -> xr.Dataset:
+    """Return the variables of a result that rows can show, still lazy.
+
+    Per-neuron, per-clone and per-sample variables are left to ``-o``; a spread over subsets
+    becomes a mean with ``_low`` and ``_high`` (90 %).
+    """
+    kept: dict[str, xr.DataArray] = {}
+    for key, variable in result.data_vars.items():
+        name = str(key)
+        spread = [d for d in SPREAD_DIMS if d in variable.dims]
+        if not set(variable.dims) <= {*ROW_DIMS, *spread}:
+            continue
+        if not spread:
+            kept[name] = variable
+            continue
+        whole = variable.chunk(dict.fromkeys(spread, -1))
+        kept[name] = whole.mean(spread, keep_attrs=True)
+        for suffix, q in LEVELS.items():
+            kept[name + suffix] = whole.quantile(q, spread, keep_attrs=True).drop_vars("quantile")
+    return xr.Dataset(kept, attrs=result.attrs)
+
+
+def rows(result: xr.Dataset) -> list[dict[str, Any]]:
+    """Return a dict a row, with the same keys in each and None where there is no value.
+
+    Parameters
+    ----------
+    result : Dataset
+        What a query returned; it is computed if it is lazy.
+    """
+    return _records(frame(result))
+
+
+def frame(result: xr.Dataset) -> pd.DataFrame:
+    """Return the rows of a result as a pandas table; see :func:`rows`."""
+    values = shown(result).compute()
+    dims = [d for d in ROW_DIMS if d in values.dims]
+    if not dims:
+        return pd.DataFrame([{str(k): v.item() for k, v in values.data_vars.items()}])
+    whole = [str(k) for k, v in values.data_vars.items() if set(v.dims) == set(dims)]
+    table = values.to_dataframe(dim_order=dims).reset_index()
+    # a size or an epoch that this run does not have is padding, not an answer
+    measured = [k for k in whole if table[k].dtype.kind == "f"]
+    if measured:
+        table = table[table[measured].notna().any(axis=1)]
+    lead = [*dims[:1], *_run_columns(result, table), *dims[1:]]
+    columns = [*dict.fromkeys(lead), *(str(k) for k in values.data_vars)]
+    return table[columns].reset_index(drop=True)
+
+
+def _run_columns(result: xr.Dataset, table: pd.DataFrame) -> Sequence[str]:
+    coords = [str(k) for k, c in result.coords.items() if c.dims in ((schema.RUN,), ("setting",))]
+    return [c for c in coords if c in table.columns]
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    plain = table.astype(object).where(table.notna(), None)
+    return [
+        {str(k): v.item() if hasattr(v, "item") else v for k, v in row.items()}
+        for row in plain.to_dict("records")
+    ]

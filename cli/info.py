@@ -1,0 +1,92 @@
+"""``actstore info STORE [RUN]``: what a store, or one run of it, holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from actstore.storage.run import Run
+    from actstore.store import Store
+
+
+@click.command("info", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("store", type=click.Path())
+@click.argument("run", required=False)
+def command(store: str, run: str | None) -> None:
+    """Say what a store, or one RUN of it, holds: layers, splits, epochs, bytes, provenance.
+
+    \b
+    actstore info digits.zarr
+    actstore info digits.zarr width=256,weight_decay=0.005,seed=0
+    """
+    import actstore
+
+    opened = actstore.open(store)
+    lines = _of_run(opened[run]) if run else _of_store(opened)
+    room = max(len(key) for key, _ in lines)
+    for key, value in lines:
+        click.echo(f"{key:<{room}}  {value}".rstrip())
+
+
+def _of_store(store: Store) -> list[tuple[str, str]]:
+    widths = sorted({run.width for run in store.values()})
+    settings: dict[str, set[str]] = {}
+    for run in store.values():
+        for key, value in {"seed": run.seed, **run.hyper_parameters}.items():
+            settings.setdefault(key, set()).add(str(value))
+    complete = sum(run.complete for run in store.values())
+    return [
+        ("store", store.path),
+        ("format", str(store.attrs["actstore_format"])),
+        ("written by", f"actstore {store.attrs['actstore_version']}"),
+        ("created", str(store.attrs["created"])),
+        ("runs", f"{len(store)}, {complete} complete"),
+        ("widths", ", ".join(map(str, widths))),
+        *((key, ", ".join(sorted(values))) for key, values in settings.items()),
+        ("on disk", size(disk_bytes(Path(store.path)))),
+    ]
+
+
+def _of_run(run: Run) -> list[tuple[str, str]]:
+    folder = Path(run.path, run.name)
+    lines = [
+        ("run", run.name),
+        *((key, str(value)) for key, value in run.coords().items()),
+        ("model", str(run.attrs.get("model", ""))),
+        ("dataset", str(run.attrs.get("dataset", ""))),
+        ("complete", "yes" if run.complete else "no"),
+        ("epochs", ", ".join(map(str, run.epochs)) or "none"),
+    ]
+    for split in run.splits:
+        for layer in run.layers(split):
+            array = run.array(f"{split}/{layer}/activations")
+            kept = disk_bytes(folder / split / layer / "activations")
+            whole = 4 * len(run.epochs) * array.shape[1] * array.shape[2]
+            ratio = f", {whole / kept:.2f} x smaller than its {size(whole)}" if kept else ""
+            lines.append(
+                (f"{split}/{layer}", f"{array.shape[1]} samples x {array.shape[2]} neurons, "
+                 f"{size(kept)} on disk{ratio}")
+            )  # fmt: skip
+    lines += [("readout", "stored" if run.has_readout else "not stored")]
+    for name, values in run.metrics().items():
+        if len(run.epochs):
+            lines.append((f"last {name}", f"{float(values[-1]):.5g}"))
+    lines += [(key, str(value)) for key, value in run.attrs.get("provenance", {}).items()]
+    return lines
+
+
+def disk_bytes(folder: Path) -> int:
+    """Return the bytes of all files below a folder."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def size(count: float) -> str:
+    """Return a number of bytes as a person reads it."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.4g} {unit}"
+        count /= 1024
+    return f"{count:.4g} TiB"

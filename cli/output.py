@@ -1,0 +1,142 @@
+"""Writing an answer: rows to stdout, arrays to a file, a figure."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from actstore.errors import ActstoreError, InvalidParameterError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+Rows = list[dict[str, Any]]
+
+
+def write_rows(rows: Rows, form: str, *, query: str, parameters: dict[str, Any]) -> None:
+    """Print rows as JSON or CSV; a table is the business of :func:`table`."""
+    if form == "json":
+        click.echo(json.dumps({"query": query, "parameters": parameters, "rows": rows}, indent=1))
+    elif form == "csv":
+        _csv(rows, sys.stdout)
+
+
+def save(path: str, result: xr.Dataset, rows: Rows, parameters: dict[str, Any]) -> None:
+    """Save an answer: arrays whole as ``.zarr`` or ``.nc``, or rows as ``.csv`` or ``.json``.
+
+    The file appears whole or not at all.
+    """
+    check_output(path)
+    suffix = Path(path).suffix
+    aside = f"{path}.{os.getpid()}.partial"
+    try:
+        if suffix == ".zarr":
+            _to_zarr(result, aside)
+        elif suffix == ".nc":
+            result.to_netcdf(aside, engine="scipy")
+        elif suffix == ".csv":
+            with open(aside, "w", newline="", encoding="utf-8") as file:
+                _csv(rows, file)
+        else:
+            answer = {"query": result.attrs["query"], "parameters": parameters, "rows": rows}
+            Path(aside).write_text(json.dumps(answer, indent=1) + "\n", encoding="utf-8")
+        os.replace(aside, path)
+    except OSError as error:
+        raise ActstoreError(
+            f"{path!r} cannot be written ({error.strerror or error}); give another place to -o"
+        ) from error
+    click.echo(f"saved {path}", err=True)
+
+
+def check_output(path: str | None) -> None:
+    """Refuse a file name of a kind that cannot be written, before anything is computed."""
+    if path is None:
+        return
+    if Path(path).suffix not in (".zarr", ".nc", ".csv", ".json"):
+        raise InvalidParameterError(
+            f"-o {path} was asked for; it ends in .zarr, .nc, .csv or .json"
+        )
+    if Path(path).suffix == ".zarr" and Path(path).exists():
+        raise InvalidParameterError(f"{path!r} exists; give another name to -o, or remove it first")
+    if not Path(path).parent.is_dir():
+        raise InvalidParameterError(f"there is no folder {str(Path(path).parent)!r} for -o {path}")
+
+
+def check_plot(path: str | None) -> None:
+    """Refuse a figure of a kind that cannot be drawn, before anything is computed."""
+    if path is None:
+        return
+    if Path(path).suffix not in (".png", ".svg", ".pdf"):
+        raise InvalidParameterError(f"--plot {path} was asked for; it ends in .png, .svg or .pdf")
+    if not Path(path).parent.is_dir():
+        raise InvalidParameterError(f"there is no folder {str(Path(path).parent)!r} for {path}")
+
+
+def table(rows: Rows, columns: Sequence[str]) -> str:
+    """Return rows as text, numbers to four digits, right-aligned."""
+    if not rows:
+        return "no rows"
+    kept = [c for c in columns if c in rows[0] and any(r[c] is not None for r in rows)]
+    cells = [[cell(row[c]) for c in kept] for row in rows]
+    heads = [c.replace("_", " ") for c in kept]
+    lines = _heads(heads, cells)
+    widths = [max(len(line[k]) for line in [*lines, *cells]) for k in range(len(kept))]
+    out = [
+        "  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)).rstrip()
+        for line in [*lines, ["-" * w for w in widths], *cells]
+    ]
+    return "\n".join(out)
+
+
+def cell(value: Any) -> str:
+    """Return one value as a person reads it."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        if math.isfinite(value) and value == int(value) and abs(value) < 1e6:
+            return str(int(value))
+        return f"{value:.4g}" if abs(value) < 1 else f"{value:.5g}"
+    return str(value)
+
+
+def _heads(heads: list[str], cells: list[list[str]]) -> list[list[str]]:
+    """Break long headings over lines: the table should fit 80 columns."""
+    split = []
+    for k, head in enumerate(heads):
+        room = max(9, *(len(row[k]) for row in cells))
+        lines = [""]
+        for word in head.split():
+            if lines[-1] and len(lines[-1]) + 1 + len(word) > room:
+                lines.append("")
+            lines[-1] = f"{lines[-1]} {word}".strip()
+        split.append(lines)
+    height = max(len(lines) for lines in split)
+    return [
+        [lines[i - (height - len(lines))] if i >= height - len(lines) else "" for lines in split]
+        for i in range(height)
+    ]
+
+
+def _csv(rows: Rows, file: Any) -> None:
+    writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: "" if v is None else v for k, v in row.items()} for row in rows)
+
+
+def _to_zarr(result: xr.Dataset, path: str) -> None:
+    import warnings
+
+    with warnings.catch_warnings():
+        # Zarr 3 has no specification of strings yet; names of runs are only read back by xarray
+        warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 specification.*")
+        result.to_zarr(path, mode="w", consolidated=False)

@@ -1,0 +1,46 @@
+"""``actstore runs STORE``: the runs of a store as a table."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from . import output
+from .options import Numbers, Setting, flat
+
+
+@click.command("runs", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("store", type=click.Path())
+@click.option("--width", type=Numbers(), multiple=True, help="Only runs of this width.")
+@click.option("--seed", type=Numbers(), multiple=True, help="Only runs of this seed.")
+@click.option("--where", type=Setting(), multiple=True, help="Only runs of this hyper-parameter.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "json", "csv"]),
+    default="table",
+    show_default=True,
+    help="Form of the rows on stdout.",
+)
+def command(store: str, width: Any, seed: Any, where: Any, form: str) -> None:
+    """List the runs of a store: settings, epochs stored, last errors.
+
+    \b
+    actstore runs digits.zarr
+    actstore runs digits.zarr --where weight_decay=0.005 --format json
+    """
+    import actstore
+
+    chosen = actstore.open(store).sel(width=flat(width), seed=flat(seed), **dict(where))
+    table = chosen.runs.reset_index()
+    plain = table.astype(object).where(table.notna(), None)
+    rows = [{str(k): v for k, v in row.items()} for row in plain.to_dict("records")]
+    if form == "json":
+        click.echo(json.dumps({"rows": rows}, indent=1))
+    elif form == "csv":
+        output.write_rows(rows, form, query="runs", parameters={})
+    else:
+        click.echo(output.table(rows, [c for c in table.columns if c != "run"]) if rows else
+                   f"{store} holds no run yet")  # fmt: skip
