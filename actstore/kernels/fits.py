@@ -4,11 +4,9 @@ Every result says in which window it holds, on how many points it stands and how
 Points that are not finite and positive are left out and not counted. Too few points, or points
 that no such law describes, give NaN and no exception.
 
-The decay and the broken line are linear in all parameters but one. That one is searched on a
-grid with the others solved for (variable projection), and its interval is the profile one: all
-values whose residual sum of squares stays below ``S_min · (1 + F(1, n − p) / (n − p))`` for n
-points and p parameters. Residuals are relative (divided by the measured value), because the
-spread of an error rate or of a number of clones grows with its size.
+The decay and the broken line are linear in all parameters but one, and are fitted by
+:mod:`actstore.kernels.projection`. Residuals are relative (divided by the measured value),
+because the spread of an error rate or of a number of clones grows with its size.
 """
 
 from collections.abc import Callable
@@ -17,12 +15,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import minimize_scalar
-from scipy.special import fdtri, stdtrit
+from scipy.special import stdtrit
 
 from actstore.errors import InvalidParameterError
+from actstore.kernels.projection import Floats, floor_and_slope, one_slope, profile
 
-Floats = NDArray[np.float64]
 Window = tuple[float, float]
 
 _EXPONENTS = np.geomspace(0.01, 10, 301)  # a decay outside this cannot be told from none
@@ -204,15 +201,13 @@ def decay_law(
         powers = (points / unit) ** -gammas[:, None]
         if error_inf is not None:
             floor = np.full(len(gammas), float(error_inf))
-            height = _slope(powers / values, 1 - floor[:, None] / values)
+            height = one_slope(powers / values, 1 - floor[:, None] / values)
         else:
-            floor, height = _floor_and_slope(powers, values)
+            floor, height = floor_and_slope(powers, values)
         residuals = 1 - (floor[:, None] + height[:, None] * powers) / values
         return np.square(residuals).sum(axis=1), floor, height
 
-    gamma, low, high = _profile(
-        lambda g: solve(g)[0], _EXPONENTS, n - (2 if given else 3), level, open_low=0.0
-    )
+    gamma, low, high = profile(lambda g: solve(g)[0], _EXPONENTS, n - (2 if given else 3), level)
     _, floor, height = solve(np.array([gamma]))
     if not height[0] > 0:
         return nothing
@@ -286,9 +281,9 @@ def critical_width(
         above = np.maximum(0, points - bends[:, None])
         if plateau is not None:
             level_below = np.full(len(bends), float(plateau))
-            slope = _slope(above / values, 1 - level_below[:, None] / values)
+            slope = one_slope(above / values, 1 - level_below[:, None] / values)
         else:
-            level_below, slope = _floor_and_slope(above, values)
+            level_below, slope = floor_and_slope(above, values)
         residuals = 1 - (level_below[:, None] + slope[:, None] * above) / values
         return np.square(residuals).sum(axis=1), level_below, slope
 
@@ -296,8 +291,8 @@ def critical_width(
     last = np.sort(points)[-2]
     bends = np.unique(np.concatenate([[0], np.geomspace(points.min() / 8, last, 200), points]))
     bends = bends[bends <= last]
-    bend, low, high = _profile(
-        lambda c: solve(c)[0], bends, n - (2 if plateau is not None else 3), level, open_low=0.0
+    bend, low, high = profile(
+        lambda c: solve(c)[0], bends, n - (2 if plateau is not None else 3), level
     )
     _, below, slope = solve(np.array([bend]))
     if not slope[0] > 1e-12 * values.max() / points.max():
@@ -384,76 +379,6 @@ def bootstrap(
     if not estimate.shape:
         return Bootstrap(float(estimate), float(low), float(high), level, resamples, n)
     return Bootstrap(estimate, low, high, level, resamples, n)
-
-
-def _profile(
-    loss: Callable[[Floats], Floats],
-    grid: Floats,
-    freedom: int,
-    level: float,
-    *,
-    open_low: float,
-) -> tuple[float, float, float]:
-    """Return the minimiser of a loss and its profile interval.
-
-    An end that the grid does not enclose is `open_low`, or infinite.
-    """
-    losses = loss(grid)
-    best = int(np.argmin(losses))
-    inner = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
-    found = minimize_scalar(
-        lambda value: float(loss(np.array([value]))[0]),
-        bounds=inner,
-        method="bounded",
-        options={"xatol": 1e-9 * inner[1]},
-    )
-    # at a kink of the loss the grid point itself can be better
-    value, least = (
-        (float(found.x), float(found.fun))
-        if found.fun < losses[best]
-        else (float(grid[best]), float(losses[best]))
-    )
-    if freedom < 1:
-        return value, np.nan, np.nan
-    ceiling = least * float(1 + fdtri(1, freedom, level) / freedom)
-    left, right = grid < value, grid > value
-    low = _crossing(np.append(grid[left], value), np.append(losses[left], least), ceiling)
-    high = _crossing(
-        np.append(grid[right][::-1], value), np.append(losses[right][::-1], least), ceiling
-    )
-    return value, open_low if low is None else low, np.inf if high is None else high
-
-
-def _crossing(grid: Floats, losses: Floats, ceiling: float) -> float | None:
-    """Return where the loss first falls below the ceiling on the way to its minimum."""
-    inside = int(np.argmax(losses <= ceiling))
-    if not inside:
-        return None
-    outer, inner = losses[inside - 1], losses[inside]
-    share = (outer - ceiling) / (outer - inner)
-    return float(grid[inside - 1] + share * (grid[inside] - grid[inside - 1]))
-
-
-def _slope(basis: Floats, target: Floats) -> Floats:
-    """Return the least-squares coefficient, not negative, of one basis vector a row."""
-    across = (basis * target).sum(axis=1)
-    length = np.square(basis).sum(axis=1)
-    return np.divide(across, length, out=np.zeros_like(across), where=length > 0).clip(min=0)
-
-
-def _floor_and_slope(basis: Floats, values: Floats) -> tuple[Floats, Floats]:
-    """Return floor ≥ 0 and coefficient ≥ 0 of ``floor + slope · basis``, relative residuals."""
-    weights = 1 / np.square(values)
-    middle = basis @ weights / weights.sum()
-    centred = basis - middle[:, None]
-    spread = np.square(centred) @ weights
-    mean = (weights @ values) / weights.sum()
-    across = (centred * weights) @ (values - mean)
-    slope = np.divide(across, spread, out=np.zeros_like(across), where=spread > 0).clip(min=0)
-    floor = mean - slope * middle
-    # below zero the best floor is zero: the loss is convex in the two
-    alone = _slope(basis / values, np.ones_like(basis))
-    return np.where(floor < 0, 0.0, floor), np.where(floor < 0, alone, slope)
 
 
 def _points(

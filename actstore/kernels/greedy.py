@@ -15,16 +15,12 @@ from scipy.linalg import cholesky, solve_triangular
 
 from actstore.errors import InvalidParameterError
 from actstore.kernels.partition import (
-    Floats,
-    Integers,
-    as_comoment,
-    check_threshold,
     component_bound,
     components_needed,
     partition_r2,
-    penalty,
     random_partition,
 )
+from actstore.kernels.subsets import Floats, Integers, as_comoment, check_threshold, penalty
 
 Criterion = Literal["heldout", "paper"]
 

@@ -5,17 +5,18 @@ labels, ``K = Σ (x − μ)(y − ȳ)ᵀ`` of shape ``(neuron, output)``: no sec
 whatever the subset.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.linalg import cho_solve
 
 from actstore.errors import InvalidDataError, InvalidParameterError
-from actstore.kernels.partition import Floats, as_comoment, as_subset, penalty, subset_factor
+from actstore.kernels.subsets import Floats, as_comoment, as_subset, penalty, subset_factor
 
 
-class CrossMoment(NamedTuple):
+@dataclass(frozen=True)
+class CrossMoment:
     """Moments of a layer with one-hot labels.
 
     Attributes
