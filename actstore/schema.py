@@ -126,7 +126,7 @@ def check_format(attributes: Mapping[str, Any], path: str) -> None:
         If the store's format is newer than this version's, or is not a number.
     """
     found = attributes["actstore_format"]
-    if not isinstance(found, int) or found < 1:
+    if type(found) is not int or found < 1:  # True is an int, too
         raise StoreFormatError(f"{path!r} gives its format as {found!r}; expected a number from 1")
     if found > FORMAT:
         raise StoreFormatError(
