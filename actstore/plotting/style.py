@@ -1,0 +1,122 @@
+"""How figures look: colours that survive grey and colour blindness, plain ticks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.legend import Legend
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+
+#: Okabe and Ito (2008), without the yellow that white paper swallows
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "D", "^", "v", "P", "X")
+LINES: tuple[Any, ...] = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (8, 2)), (0, (3, 3)))
+GREY = "0.45"
+BAND = 0.18  # opacity of an interval
+
+#: in force while a figure of ours is made and saved, never outside
+STYLE: dict[Any, Any] = {
+    "axes.grid": True,
+    "axes.grid.which": "major",
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10,
+    "figure.titlesize": 11,
+    "font.size": 9,
+    "grid.color": "0.92",
+    "grid.linewidth": 0.8,
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
+    "legend.title_fontsize": 9,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 5.5,
+    "pdf.fonttype": 42,  # text stays text in the file
+    "savefig.dpi": 160,
+    "svg.hashsalt": "actstore",  # the same figure gives the same bytes
+}
+
+
+def plain(value: float) -> str:
+    """Return a number as a person writes it: 512, not 5.12e2 or 2⁹.
+
+    Examples
+    --------
+    >>> plain(512.0), plain(0.005)
+    ('512', '0.005')
+    """
+    return f"{value:.6g}" if abs(value) < 1e6 else f"{value:.0f}"
+
+
+def new_axes(ax: Axes | None) -> Axes:
+    """Return the given Axes, or those of a new figure that belongs to no window."""
+    if ax is not None:
+        return ax
+    with mpl.rc_context(STYLE):
+        return Figure(figsize=(7.2, 4.0), layout="constrained").subplots()
+
+
+def by_category(number: int) -> dict[str, Any]:
+    """Return colour, marker and line of the ``number``-th of things without an order."""
+    return {
+        "color": COLOURS[number % len(COLOURS)],
+        "marker": MARKERS[number % len(MARKERS)],
+        "linestyle": LINES[number % len(LINES)],
+    }
+
+
+def by_order(number: int, count: int) -> dict[str, Any]:
+    """Return the look of the ``number``-th of ``count`` ordered things: dark to light."""
+    # the last tenth of viridis is too light for a thin line on white
+    place = 0.9 * number / max(count - 1, 1)
+    return {
+        "color": mpl.colormaps["viridis"](place),
+        "marker": MARKERS[number % len(MARKERS)],
+        "linestyle": "-",
+    }
+
+
+def doubling(axis: Axis, values: Iterable[float] = ()) -> None:
+    """Make an axis logarithmic with ticks 1, 2, 4, 8, … or at ``values`` where they are few."""
+    ticks = np.unique(np.asarray(list(values), float))
+    axis._set_axes_scale("log", base=2)  # type: ignore[attr-defined]
+    few = 0 < ticks.size <= 10 and (np.diff(np.log2(ticks)) > 0.7).all()
+    axis.set_major_locator(FixedLocator(ticks.tolist()) if few else LogLocator(base=2, numticks=12))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
+
+
+def legend_right(ax: Axes, title: str = "") -> Legend | None:
+    """Put the legend right of the axes, off the curves; none if nothing has a label."""
+    if not ax.get_legend_handles_labels()[1]:
+        return None
+    return ax.legend(
+        loc="upper left",
+        bbox_to_anchor=(1.02, 1.0),
+        borderaxespad=0.0,
+        frameon=False,
+        title=title or None,
+        alignment="left",
+    )
+
+
+def legend_of(figure: Figure, axes: Sequence[Axes], title: str = "") -> None:
+    """Put one legend for all axes right of the figure, each label once."""
+    found: dict[str, Any] = {}
+    for ax in axes:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    if found:
+        figure.legend(
+            list(found.values()),
+            list(found),
+            loc="outside right upper",
+            title=title or None,
+            alignment="left",
+        )
