@@ -115,6 +115,17 @@ def test_without_ridge_a_layer_of_lower_rank_gives_the_same_numbers() -> None:
     np.testing.assert_allclose(a.heldout, b.heldout, rtol=1e-5)
 
 
+def test_round_off_beyond_the_ridge_is_survived() -> None:
+    x = layer(width=40, noise=0.0)
+    c = moments(x).comoment
+    error = np.random.default_rng(0).normal(size=c.shape) * 1e-10 * np.trace(c)
+    order = np.arange(40)
+    found = residual_correlations(c + error + error.T, order, sizes=[2, 10, 30], ridge=0.0)
+    expected = oracle.residual_correlation_heldout(x, order[:2])
+    assert found.heldout[0] == pytest.approx(expected, abs=1e-5)
+    assert np.isfinite(found.paper).all()
+
+
 def test_ridge_does_not_bias_the_residuals_near_full_size() -> None:
     c = moments(layer(width=40, noise=0.01)).comoment  # residual variance 1e-4 of the whole
     order = random_subsets(40, subsets=1, seed=0)[0]
