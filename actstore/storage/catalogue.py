@@ -110,7 +110,8 @@ class Catalogue(Mapping[str, Run]):
         width, seed : int or sequence of int, optional
         epoch : int, sequence of int or slice, optional
             Epochs by number; negative ones count from the last, -1 being the last stored;
-            a slice includes both ends, as in :meth:`xarray.Dataset.sel`.
+            a slice includes both ends, as in :meth:`xarray.Dataset.sel`. Runs without any
+            epoch are left out.
         **hyper_parameters
             A value or a sequence of values each, such as ``weight_decay=0.005``.
 
@@ -139,9 +140,9 @@ class Catalogue(Mapping[str, Run]):
                     )  # fmt: skip
             kept = {name: r for name, r in kept.items() if value[name] in wanted}
         if epoch is not None:
-            kept = {name: r.select(epoch) for name, r in kept.items()}
-            for r in kept.values():
-                r.slots  # noqa: B018 - raises here, where the epoch was asked for
+            # A run that has only begun holds no epoch, and is no reason to refuse the others.
+            begun = {name: r for name, r in kept.items() if len(r.epochs)}
+            kept = {name: r.select(epoch) for name, r in (begun or kept).items()}
         return self._with(kept)
 
     def narrow(self, change: Callable[[Run], Run]) -> Self:

@@ -38,12 +38,12 @@ class Run:
         What the recorder wrote about the run.
     """
 
-    def __init__(self, group: zarr.Group, path: str, *, selected: Epochs = None) -> None:
+    def __init__(self, group: zarr.Group, path: str, *, slots: Array | None = None) -> None:
         self.name = group.basename
         self.path = path
         self.attrs: dict[str, Any] = {k: v for k, v in group.attrs.items() if k != SEAL}
         self._group = group
-        self._selected = selected
+        self._slots = slots
 
     def __repr__(self) -> str:
         return f"<actstore.Run {self.name!r}: {len(self.epochs)} epochs>"
@@ -83,9 +83,7 @@ class Run:
     def slots(self) -> Array:
         """Places of the selected epochs on the stored epoch axis ``(epoch,)`` int64."""
         # An epoch that was dropped leaves an empty slot between the others.
-        return np.take(
-            marker_slots(self._marker), _select(self.committed, self._selected, self.name)
-        )
+        return marker_slots(self._marker) if self._slots is None else self._slots
 
     @property
     def epochs(self) -> Array:
@@ -122,14 +120,15 @@ class Run:
             )
 
     def select(self, epoch: Epochs) -> Run:
-        """Return the run narrowed to these epochs.
+        """Return the run narrowed to these epochs, of those that are selected.
 
         Raises
         ------
         NotInStoreError
-            If the run does not hold one of them.
+            If one of them is not there.
         """
-        return Run(self._group, self.path, selected=epoch)
+        places = _select(self.epochs, epoch, self.name)
+        return Run(self._group, self.path, slots=np.take(self.slots, places))
 
     def group(self, path: str) -> zarr.Group:
         """Return the Zarr group at ``path`` below the run."""
@@ -151,13 +150,15 @@ class Run:
         """Return the logged metrics, one ``(epoch,)`` float64 variable each, in memory."""
         names = [n for n, _ in self._group.arrays() if n != schema.EPOCH]
         stored = names if len(self.committed) else []
-        return xr.Dataset(
-            {
-                name: (schema.EPOCH, read_epochwise(self.array(name), self.path)[self.slots])
-                for name in sorted(stored)
-            },
-            coords={schema.EPOCH: self.epochs},
-        ).map(_describe)
+        return _described(
+            xr.Dataset(
+                {
+                    name: (schema.EPOCH, read_epochwise(self.array(name), self.path)[self.slots])
+                    for name in sorted(stored)
+                },
+                coords={schema.EPOCH: self.epochs},
+            )
+        )
 
     def readout(self) -> xr.Dataset:
         """Return ``weight (epoch, output, neuron)`` and ``bias (epoch, output)``, lazily.
@@ -169,13 +170,15 @@ class Run:
         """
         if not self.has_readout:
             raise NotInStoreError(f"run {self.name!r} was recorded without its readout")
-        return xr.Dataset(
-            {
-                schema.WEIGHT: self._lazy("readout/weight"),
-                schema.BIAS: self._lazy("readout/bias"),
-            },
-            coords={schema.EPOCH: self.epochs},
-        ).map(_describe)
+        return _described(
+            xr.Dataset(
+                {
+                    schema.WEIGHT: self._lazy("readout/weight"),
+                    schema.BIAS: self._lazy("readout/bias"),
+                },
+                coords={schema.EPOCH: self.epochs},
+            )
+        )
 
     def labels(self, split: str) -> xr.DataArray:
         """Return the labels ``(sample,)`` in memory, with original indices as coordinate."""
@@ -213,15 +216,15 @@ class Run:
             {schema.ACTIVATIONS: self._lazy(f"{split}/{layer}/{schema.ACTIVATIONS}")},
             coords={schema.EPOCH: self.epochs, schema.LABEL: label},
             attrs={
+                **self.coords(),
                 "run": self.name,
                 "split": split,
                 "layer": layer,
                 "model": self.attrs.get("model", ""),
                 "dataset": self.attrs.get("dataset", ""),
-                **self.coords(),
             },
-        ).map(_describe)
-        return data.assign_coords(self.metrics().data_vars)
+        )
+        return _described(data.assign_coords(self.metrics().data_vars))
 
     def _lazy(self, path: str) -> tuple[tuple[str, ...], da.Array]:
         array = self.array(path)
@@ -246,26 +249,36 @@ def dask_token(*parts: Any) -> str:
     return str(tokenize(*parts))
 
 
-def _describe(array: xr.DataArray) -> xr.DataArray:
-    return array.assign_attrs(schema.describe(str(array.name)))
+def _described(data: xr.Dataset) -> xr.Dataset:
+    """Give every variable its long name and units (Dataset.map would drop them again)."""
+    for name, variable in data.variables.items():
+        variable.attrs.update(schema.describe(str(name)))
+    return data
 
 
-def _select(committed: Array, wanted: Epochs, run: str) -> Array:
-    """Slots of the wanted epochs; negative numbers count from the last one, as in xarray.isel."""
+def _select(held: Array, wanted: Epochs, run: str) -> Array:
+    """Places of the wanted epochs; negative numbers count from the last one, as in xarray.isel."""
     if wanted is None:
-        return np.arange(len(committed))
+        return np.arange(len(held))
     if isinstance(wanted, slice):
         if wanted.step is not None:
             raise InvalidParameterError(f"epochs {wanted} were asked for; a slice takes no step")
         low = wanted.start if wanted.start is not None else 0
         high = wanted.stop if wanted.stop is not None else np.inf
-        return np.flatnonzero((committed >= low) & (committed <= high))
-    numbers: Mapping[int, int] = {int(e): slot for slot, e in enumerate(committed)}
-    slots = []
-    for epoch in [wanted] if isinstance(wanted, int | np.integer) else wanted:
-        slot = len(committed) + epoch if epoch < 0 else numbers.get(int(epoch), -1)
-        if not 0 <= slot < len(committed):
-            held = ", ".join(str(e) for e in committed) or "none"
-            raise NotInStoreError(f"no epoch {epoch} in run {run!r}; it holds {held}")
-        slots.append(slot)
-    return np.asarray(slots, "int64")
+        found = np.flatnonzero((held >= low) & (held <= high))
+        if not len(found):
+            raise _no_epoch(f"from {low} to {high}", held, run)
+        return found
+    places: Mapping[int, int] = {int(epoch): place for place, epoch in enumerate(held)}
+    chosen = []
+    for epoch in np.atleast_1d(np.asarray(wanted)).tolist():
+        place = len(held) + epoch if epoch < 0 else places.get(epoch, -1)
+        if not 0 <= place < len(held):
+            raise _no_epoch(str(epoch), held, run)
+        chosen.append(place)
+    return np.asarray(chosen, "int64")
+
+
+def _no_epoch(wanted: str, held: Array, run: str) -> NotInStoreError:
+    numbers = ", ".join(map(str, held)) or "none"
+    return NotInStoreError(f"no epoch {wanted} in run {run!r}; it holds {numbers}")
