@@ -1,13 +1,11 @@
 """Error and loss of the trained readout when it sees only a subset of the neurons.
 
 The readout is ``logits = X Aᵀ + b`` with A of shape ``(output, neuron)``; a subset S keeps the
-columns ``A_S`` and the bias as they were trained: no refit. For many nested subsets the samples
-are sorted by label and cut into blocks that stay in cache; within a block every sample has the
-same label y, so that the *margins* ``X (A − A_y)ᵀ + b − b_y`` say all: a sample is wrong if one
-is positive, and its cross-entropy is ``log(1 + Σ exp margins)``.
+columns ``A_S`` and the bias as they were trained: no refit. The products and
+the counting are in :mod:`actstore.kernels.margins`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -16,12 +14,14 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import logsumexp
 
 from actstore.errors import InvalidDataError, InvalidParameterError
-
-# Samples in a block, and margins (numbers) held at once: both sized to stay in a cache of 1 MB.
-_BLOCK = 2048
-_MARGINS = 2**17
-# exp() of a margin beyond this would overflow float32 when summed over outputs
-_LARGE = 60.0
+from actstore.kernels.margins import (
+    judge,
+    label_blocks,
+    margins_step,
+    nested_margins,
+    relative_offset,
+    relative_slopes,
+)
 
 
 class ReadoutErrors(NamedTuple):
@@ -90,7 +90,7 @@ def subset_errors(
     InvalidParameterError
         When shapes do not fit, sizes are not ascending, or an order repeats a neuron.
     InvalidDataError
-        When a label is not an output, or the activations are not finite.
+        When a label is not an output, or activations or readout are not finite.
 
     Notes
     -----
@@ -171,7 +171,7 @@ def readout_errors(
     InvalidParameterError
         When shapes do not fit.
     InvalidDataError
-        When a label is not an output, or the activations are not finite.
+        When a label is not an output, or activations or readout are not finite.
 
     Examples
     --------
@@ -192,22 +192,22 @@ def readout_errors(
     count, width = slopes.shape[1:]
     wrong, loss = np.zeros(count, np.int64), np.zeros(count)
     correct = np.empty((count, len(data)), np.bool_) if keep_correct else None
-    step = max(1, _MARGINS // (len(slopes) * min(_BLOCK, len(data))))
-    for label, rows in _blocks(target):
+    step = margins_step(len(slopes), len(data))
+    for label, rows in label_blocks(target):
         samples = data[rows].T
         for start in range(0, count, step):
             part = slice(start, start + step)
-            relative = _relative(slopes[:, part], label).astype(data.dtype)
-            offset = _offset(intercept[:, part], label).astype(data.dtype)
+            relative = relative_slopes(slopes[:, part], label).astype(data.dtype)
+            offset = relative_offset(intercept[:, part], label).astype(data.dtype)
             margins = (relative.reshape(-1, width) @ samples).reshape(
                 *relative.shape[:2], len(rows)
             )
-            missed, losses = _judge(margins + offset[:, :, None], label)
+            missed, losses = judge(margins + offset[:, :, None], label)
             wrong[part] += missed.sum(axis=-1)
             loss[part] += losses
             if correct is not None:
                 correct[part, rows] = ~missed
-    return _finished(wrong, loss, correct, len(data))
+    return ReadoutErrors(wrong, loss / len(data), correct)
 
 
 def logits(x: ArrayLike, weight: ArrayLike, bias: ArrayLike) -> NDArray[Any]:
@@ -266,110 +266,30 @@ def _nested(
     """Count over all blocks of samples, on one or several threads."""
     shape = len(orders), len(sizes)
     correct = np.empty((*shape, len(data)), np.bool_) if keep_correct else None
-    width = slopes.shape[1]
 
     def count(block: tuple[int, NDArray[np.int64]]) -> tuple[Any, Any]:
         label, rows = block
-        relative = np.ascontiguousarray(_relative(slopes, label).T, dtype=data.dtype)
-        offset = _offset(intercept, label).astype(data.dtype)[:, None, None]
-        samples = np.ascontiguousarray(data[rows].T)  # neurons first: a subset is whole rows
         wrong, loss = np.zeros(shape, np.int64), np.zeros(shape)
-        step = max(1, min(len(orders), _MARGINS // (len(slopes) * len(rows))))
-        widest = int(np.diff(sizes, prepend=0).max())
-        gathered = np.empty((widest, len(rows)), data.dtype)
-        total = np.empty((len(slopes), step, len(rows)), data.dtype)
-        margins = np.empty_like(total)
-        for first in range(0, len(orders), step):
-            chosen = orders[first : first + step]
-            summed, view = total[:, : len(chosen)], margins[:, : len(chosen)]
-            summed[:] = 0
-            start = 0
-            for k, stop in enumerate(sizes):
-                for t, order in enumerate(chosen):
-                    new = order[start:stop]
-                    # "clip" lets take write into `out` without a copy
-                    rows_new = np.take(
-                        samples, new, axis=0, out=gathered[: stop - start], mode="clip"
-                    )
-                    np.matmul(relative[new].T, rows_new, out=view[:, t])
-                summed += view
-                if rescale:
-                    np.multiply(summed, data.dtype.type(width / stop), out=view)
-                    np.add(view, offset, out=view)
-                else:
-                    np.add(summed, offset, out=view)
-                missed, losses = _judge(view, label)
-                part = slice(first, first + len(chosen))
-                wrong[part, k] = missed.sum(axis=-1)
-                loss[part, k] = losses
-                if correct is not None:
-                    correct[part, k, rows] = ~missed
-                start = stop
+        relative = np.ascontiguousarray(relative_slopes(slopes, label).T, dtype=data.dtype)
+        offset = relative_offset(intercept, label).astype(data.dtype)
+        samples = np.ascontiguousarray(data[rows].T)  # neurons first: a subset is whole rows
+        for part, k, margins in nested_margins(samples, relative, offset, orders, sizes, rescale):
+            missed, losses = judge(margins, label)
+            wrong[part, k] = missed.sum(axis=-1)
+            loss[part, k] = losses
+            if correct is not None:
+                correct[part, k, rows] = ~missed
         return wrong, loss
 
-    blocks = _blocks(target)
+    blocks = label_blocks(target)
     if threads == 1:
-        counts = list(map(count, blocks))
+        counts = [count(block) for block in blocks]
     else:
         with ThreadPoolExecutor(threads) as pool:
             counts = list(pool.map(count, blocks))
     # summed in the order of the blocks, so that threads do not change the last digit
     wrong, loss = (sum(parts[1:], start=parts[0]) for parts in zip(*counts, strict=True))
-    return _finished(wrong, loss, correct, len(data))
-
-
-def _judge(margins: NDArray[Any], label: int) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """Return which samples are wrong, and the summed loss; overwrites the margins.
-
-    ``margins``: shape ``(output, subset, sample)``, −inf in the row of the label itself.
-    """
-    with np.errstate(invalid="ignore", over="ignore"):
-        before = np.maximum.reduce(margins[:label], axis=0, initial=-np.inf)
-        after = np.maximum.reduce(margins[label + 1 :], axis=0, initial=-np.inf)
-        missed = (before >= 0) | (after > 0)  # of equal logits the first output wins
-        worst = np.maximum(before, after, out=before)
-        if worst.max() <= _LARGE:
-            total = np.exp(margins, out=margins).sum(axis=0)
-            losses = np.log1p(total, out=total)
-        else:
-            np.maximum(worst, 0, out=worst)
-            margins -= worst
-            total = np.exp(margins, out=margins).sum(axis=0) + np.exp(-worst)
-            losses = np.log(total, out=total) + worst
-    return missed, losses.sum(axis=-1, dtype=np.float64)
-
-
-def _blocks(target: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """Yield the label and the indices of blocks of samples that share it."""
-    order = np.argsort(target, kind="stable")
-    edges = np.flatnonzero(np.diff(target[order])) + 1
-    for rows in np.split(order, edges):
-        for start in range(0, len(rows), _BLOCK):
-            yield int(target[rows[0]]), rows[start : start + _BLOCK]
-
-
-def _relative(slopes: NDArray[np.float64], label: int) -> NDArray[np.float64]:
-    relative: NDArray[np.float64] = slopes - slopes[label]
-    return relative
-
-
-def _offset(intercept: NDArray[np.float64], label: int) -> NDArray[np.float64]:
-    offset: NDArray[np.float64] = intercept - intercept[label]
-    offset[label] = -np.inf  # the label is no rival of itself
-    return offset
-
-
-def _finished(
-    wrong: NDArray[np.int64],
-    loss: NDArray[np.float64],
-    correct: NDArray[np.bool_] | None,
-    samples: int,
-) -> ReadoutErrors:
-    if not np.isfinite(loss).all():
-        raise InvalidDataError(
-            "the loss is not finite: the activations or the readout hold NaN or infinite values"
-        )
-    return ReadoutErrors(wrong, loss / samples, correct)
+    return ReadoutErrors(wrong, loss / len(data), correct)
 
 
 def _checked(
@@ -379,6 +299,9 @@ def _checked(
     data = np.asarray(x)
     data = data.astype(np.result_type(data.dtype, np.float32), copy=False)
     target = np.asarray(labels)
+    # before any product: a matrix product of NaN warns, and a margin of NaN is never positive
+    if not np.isfinite(data).all():
+        raise InvalidDataError("the activations hold NaN or infinite values")
     slopes = np.asarray(weight, dtype=np.float64)
     intercept = np.asarray(bias, dtype=np.float64)
     if data.ndim != 2 or target.shape != data.shape[:1] or not len(target):
@@ -391,6 +314,8 @@ def _checked(
             f"a readout of shapes {slopes.shape} and {intercept.shape} on {data.shape[1]} "
             "neurons; give (output, neuron) and (output,)"
         )
+    if not (np.isfinite(slopes).all() and np.isfinite(intercept).all()):
+        raise InvalidDataError("the readout holds NaN or infinite values")
     if target.dtype.kind not in "iu" or target.min() < 0 or target.max() >= len(slopes):
         raise InvalidDataError(
             f"labels from {target.min()} to {target.max()} ({target.dtype}) for {len(slopes)} "
