@@ -57,7 +57,10 @@ def parse_value(text: str) -> int | float | bool | str:
     return text
 
 
-@click.command("record", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    "record",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.argument("store", type=click.Path())
 @click.option("--recipe", type=click.Choice(RECIPES), help="A built-in model, data and settings.")
 @click.option(
@@ -78,9 +81,8 @@ def parse_value(text: str) -> int | float | bool | str:
     multiple=True,
     callback=_numbers,
     default=["0"],
-    show_default="0",
     metavar="N,…",
-    help="Seeds to train each width with; repeatable.",
+    help="Seeds to train each width with; repeatable.  [default: 0]",
 )
 @click.option(
     "--set",
@@ -91,7 +93,9 @@ def parse_value(text: str) -> int | float | bool | str:
     help="A setting of the training, the model or the data; repeatable. A key given twice is "
     "trained with both values.",
 )
-@click.option("--epochs", type=click.IntRange(min=1), help="Epochs.  [default: the recipe's]")
+@click.option(
+    "--epochs", type=click.IntRange(min=1), help="Epochs.  [default: the recipe's, or 100]"
+)
 @click.option(
     "--schedule",
     metavar="RULE",

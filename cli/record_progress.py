@@ -132,7 +132,7 @@ def describe_bytes(count: int) -> str:
     Examples
     --------
     >>> describe_bytes(18_401_280)
-    '18 MB'
+    '18.4 MB'
     """
     amount, unit = float(count), "bytes"
     for larger in ("kB", "MB", "GB", "TB"):

@@ -62,10 +62,15 @@ class Settings:
             value = getattr(self, name)
             whole = name in ("epochs", "batch_size")
             kinds = int if whole else (int, float)
-            if not isinstance(value, kinds) or value < low or (high is not None and value > high):
+            if not isinstance(value, kinds) or not value >= low or (high is not None and value > high):
                 number = "a whole number" if whole else "a number"
                 span = f"of {low} or more" if high is None else f"from {low} to {high}"
                 raise InvalidParameterError(f"{name} is {value!r}; expected {number} {span}")
+            if not whole and name != "nesterov":
+                # 0 and 0.0 are one setting, and must be one in the name of the run.
+                object.__setattr__(self, name, float(value))
+        if self.nesterov and self.momentum == 0:
+            raise InvalidParameterError("nesterov is set and momentum is 0; give a momentum")
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ def plan_sweep(
     >>> from actstore.training import RECIPES
     >>> plans = plan_sweep(RECIPES["digits"], widths=[8, 16], values={"weight_decay": [0, 5e-3]})
     >>> [plan.name for plan in plans][:2]
-    ['width=8,weight_decay=0,seed=0', 'width=16,weight_decay=0,seed=0']
+    ['width=8,weight_decay=0.0,seed=0', 'width=16,weight_decay=0.0,seed=0']
     """
     widths = tuple(widths or recipe.widths)
     if not widths:
@@ -123,7 +123,9 @@ def plan_sweep(
         given = dict(zip(values, chosen, strict=True))
         changed = recipe.set(given)
         planned.epochs(changed.settings.epochs)  # raises here, before anything trains
-        told = {"weight_decay": changed.settings.weight_decay, **given}
+        settings = dataclasses.asdict(changed.settings)
+        told = {key: settings.get(key, value) for key, value in given.items()}
+        told.setdefault("weight_decay", settings["weight_decay"])
         plans += [
             RunPlan(changed, width, seed, told, planned)
             for seed, width in itertools.product(dict.fromkeys(seeds), dict.fromkeys(widths))
