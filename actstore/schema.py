@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -56,6 +57,7 @@ LABELS: Final[dict[str, tuple[str, str]]] = {
 }
 
 _NAME = re.compile(r"[A-Za-z0-9_.=,+\-]+")
+_LONGEST = 200  # file systems stop at 255 bytes a name
 
 
 def check_name(kind: str, name: str) -> str:
@@ -64,13 +66,14 @@ def check_name(kind: str, name: str) -> str:
     Raises
     ------
     InvalidParameterError
-        If it is empty, begins with a dot or two underscores, or holds anything
-        but letters, digits and ``_ . = , + -``.
+        If it is empty, longer than 200 characters, begins with a dot or two underscores,
+        holds anything but letters, digits and ``_ . = , + -``, or is a file of Zarr.
     """
-    if not _NAME.fullmatch(name) or name.startswith((".", "__")):
+    reserved = name.startswith((".", "__")) or name == "zarr.json" or name.endswith(".partial")
+    if not _NAME.fullmatch(name) or len(name) > _LONGEST or reserved:
         raise InvalidParameterError(
-            f"the {kind} name {name!r} cannot be stored; "
-            "use letters, digits and _ . = , + -, not beginning with a dot"
+            f"the {kind} name {name!r} cannot be stored; use up to {_LONGEST} letters, digits and "
+            "_ . = , + -, not beginning with a dot, and neither 'zarr.json' nor '….partial'"
         )
     return name
 
@@ -85,7 +88,10 @@ def run_name(width: int, seed: int, hyper_parameters: Mapping[str, Any]) -> str:
     """
     parts = {"width": width, **dict(sorted(hyper_parameters.items())), "seed": seed}
     text = ",".join(f"{key}={value}" for key, value in parts.items())
-    return re.sub(r"[^A-Za-z0-9_.=,+\-]", "-", text)
+    name = re.sub(r"[^A-Za-z0-9_.=,+\-]", "-", text)
+    if len(name) > _LONGEST:  # many hyper-parameters: the beginning, and a hash of them all
+        name = f"{name[: _LONGEST - 17]}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    return name
 
 
 def run_attributes(
