@@ -8,7 +8,11 @@ opened and no setting of matplotlib is changed.
 from actstore.errors import MissingExtraError
 
 try:
+    from actstore.plotting.clones import clones
     from actstore.plotting.figure import figure, save
+    from actstore.plotting.matrix import clone_matrix
+    from actstore.plotting.noise import noise
+    from actstore.plotting.reconstruction import reconstruction
     from actstore.plotting.scaling import scaling
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] != "matplotlib":
@@ -17,4 +21,4 @@ except ModuleNotFoundError as error:
         "figures need matplotlib, which is not installed; pip install 'actstore[plot]'"
     ) from error
 
-__all__ = ["figure", "save", "scaling"]
+__all__ = ["clone_matrix", "clones", "figure", "noise", "reconstruction", "save", "scaling"]

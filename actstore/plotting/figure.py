@@ -13,9 +13,13 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from actstore.errors import ActstoreError, InvalidParameterError
+from actstore.plotting.clones import columns as settings_beside
+from actstore.plotting.clones import pieces as clones
+from actstore.plotting.noise import pieces as noise
 from actstore.plotting.panels import Piece
+from actstore.plotting.reconstruction import pieces as reconstruction
 from actstore.plotting.scaling import pieces as scaling
-from actstore.plotting.style import STYLE, legend_of
+from actstore.plotting.style import GREY, STYLE, legend_of, legend_right
 
 KINDS = (".png", ".svg", ".pdf")
 
@@ -28,24 +32,38 @@ class Drawing(NamedTuple):
     pieces : callable
         Returns the panels of a result.
     title : str
-    columns : int
-        Panels side by side, at most.
     size : (float, float)
         Inches of a panel.
-    shared_legend : bool
-        Whether one legend serves all panels.
+    columns : callable
+        Returns how many panels stand side by side, at most.
+    shared_legend, shared_y : bool
+        Whether one legend, and one vertical axis, serve all panels.
     """
 
     pieces: Callable[[xr.Dataset], list[Piece]]
     title: str
-    columns: int
     size: tuple[float, float]
-    shared_legend: bool
+    columns: Callable[[xr.Dataset], int]
+    shared_legend: bool = True
+    shared_y: bool = False
+
+
+def _three(result: xr.Dataset) -> int:
+    return 3
+
+
+def _one(result: xr.Dataset) -> int:
+    return 1
 
 
 DRAWINGS = {
+    "reconstruction": Drawing(
+        reconstruction, "R² of the layer from random subsets", (4.2, 3.7), _three, shared_y=True
+    ),
+    "clones": Drawing(clones, "Number of clones", (4.4, 3.7), settings_beside),
+    "noise": Drawing(noise, "Correlation of what subsets miss", (4.2, 3.7), _three, shared_y=True),
     "scaling": Drawing(
-        scaling, "Number of clones against width", 1, (7.6, 3.7), shared_legend=False
+        scaling, "Number of clones against width", (7.6, 3.7), _one, shared_legend=False
     ),
 }
 
@@ -78,19 +96,28 @@ def figure(question: str, result: xr.Dataset) -> Figure:
     drawing = DRAWINGS[question]
     with mpl.rc_context(STYLE):
         pieces = drawing.pieces(result)
-        columns = min(drawing.columns, len(pieces))
+        columns = min(drawing.columns(result), len(pieces))
         rows = -(-len(pieces) // columns)
         wide, high = drawing.size
-        legend = 1.9 if drawing.shared_legend else 0.0
+        legend = 2.3 if drawing.shared_legend else 0.0
         whole = Figure(figsize=(wide * columns + legend, high * rows + 0.3), layout="constrained")
-        grid = whole.subplots(rows, columns, squeeze=False).ravel().tolist()
+        grid = (
+            whole.subplots(rows, columns, squeeze=False, sharey=drawing.shared_y).ravel().tolist()
+        )
         for piece, ax in zip(pieces, grid, strict=False):
             piece(ax)
         for ax in grid[len(pieces) :]:
             ax.remove()
-        whole.suptitle(f"{drawing.title} ({_where(result)})", x=0.01, ha="left")
+        if drawing.shared_y:
+            for place, ax in enumerate(grid):
+                ax.yaxis.label.set_visible(place % columns == 0)
+        whole.suptitle(drawing.title, x=0.01, ha="left")
+        whole.supxlabel(_made_from(result), x=0.01, ha="left", fontsize=7.5, color=GREY)
         if drawing.shared_legend:
             legend_of(whole, grid[: len(pieces)])
+        else:
+            for ax in grid[: len(pieces)]:
+                legend_right(ax)
     return whole
 
 
@@ -140,6 +167,14 @@ def write(whole: Figure, path: Path) -> None:
         ) from error
 
 
-def _where(result: xr.Dataset) -> str:
-    split, layer = result.attrs.get("split"), result.attrs.get("layer")
-    return ", ".join(f"{k} {v}" for k, v in (("split", split), ("layer", layer)) if v)
+def _made_from(result: xr.Dataset) -> str:
+    """Say what was measured, so that the file explains itself."""
+    known = result.attrs
+    parts = [f"{k} {known[k]}" for k in ("split", "layer") if known.get(k)]
+    if known.get("fit_split", known.get("split")) != known.get("split"):
+        parts[0] = f"fitted on {known['fit_split']}, scored on {known['split']}"
+    if known.get("subsets"):
+        parts.append(f"{known['subsets']} random subsets, seed {known.get('rng_seed', 0)}")
+    if known.get("actstore_version"):
+        parts.append(f"actstore {known['actstore_version']}")
+    return ", ".join(parts)

@@ -1,20 +1,23 @@
-"""Putting drawings side by side: a piece draws one pair of axes."""
+"""Drawings on one pair of axes: of the caller, or of a figure of their own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
+import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from actstore.errors import InvalidParameterError
+from actstore.plotting.style import STYLE, legend_right
 
-#: draws one panel on the axes it is given
+#: draws one panel on the axes it is given, without a legend
 Piece: TypeAlias = Callable[[Axes], None]
 
 
-def the_only(pieces: Sequence[Piece], question: str) -> Piece:
-    """Return the one piece of a result.
+def draw_one(pieces: Sequence[Piece], question: str, ax: Axes | None) -> Axes:
+    """Draw the one panel of a result on ``ax``, or on a new figure that belongs to no window.
 
     Raises
     ------
@@ -26,4 +29,9 @@ def the_only(pieces: Sequence[Piece], question: str) -> Piece:
             f"one Axes was to show a result that needs {len(pieces)} panels; select one setting "
             f"or threshold with .sel(), or draw them all with plotting.figure({question!r}, result)"
         )
-    return pieces[0]
+    if ax is not None:
+        pieces[0](ax)
+        legend_right(ax)
+        return ax
+    with mpl.rc_context(STYLE):
+        return draw_one(pieces, question, Figure((7.2, 4.0), layout="constrained").subplots())

@@ -10,8 +10,8 @@ import xarray as xr
 from matplotlib.axes import Axes
 
 from actstore.plotting import settings
-from actstore.plotting.panels import Piece, the_only
-from actstore.plotting.style import GREY, by_category, doubling, legend_right, new_axes, plain
+from actstore.plotting.panels import Piece, draw_one
+from actstore.plotting.style import GREY, by_category, doubling, plain
 
 Array = npt.NDArray[Any]
 
@@ -45,9 +45,7 @@ def scaling(result: xr.Dataset, *, ax: Axes | None = None) -> Axes:
         If the result holds several thresholds: select one, or use
         :func:`actstore.plotting.figure`.
     """
-    ax = new_axes(ax)
-    the_only(pieces(result), "scaling")(ax)
-    return ax
+    return draw_one(pieces(result), "scaling", ax)
 
 
 def pieces(result: xr.Dataset) -> list[Piece]:
@@ -67,8 +65,7 @@ def _draw(ax: Axes, result: xr.Dataset, top: float) -> None:
     names = settings.names(result, "setting")
     widths = result["width"].values.astype(float)
     doubling(ax.xaxis, widths)
-    doubling(ax.yaxis)
-    ax.axhspan(0.5, FEWEST, color="0.95", lw=0, zorder=0)
+    none_row(ax, top)
     marks: set[str] = set()
     fits = []
     for number, name in enumerate(names):
@@ -81,14 +78,19 @@ def _draw(ax: Axes, result: xr.Dataset, top: float) -> None:
         line = "-" if one["exponent"].notnull() else ""
         ax.plot([], [], color=look["color"], marker=look["marker"], ls=line, label=label)
     _notes(ax, result, marks)
-    ax.set_ylim(0.75, top)
-    ticks = [2.0**k for k in range(1, int(np.log2(top)) + 1)]
-    ax.set_yticks([NONE, *ticks], ["none", *map(plain, ticks)])
     ax.set_xlim(widths.min() / 1.4, widths.max() * 1.4)
     ax.set_xlabel("width: neurons in the layer")
     ax.set_ylabel("number of clones")
     ax.set_title(_title(result, names, fits))
-    legend_right(ax)
+
+
+def none_row(ax: Axes, top: float) -> None:
+    """Make the vertical axis one of numbers of clones, with a row for "none" below 2."""
+    doubling(ax.yaxis)
+    ax.axhspan(0.5, FEWEST, color="0.95", lw=0, zorder=0)
+    ax.set_ylim(0.75, top)
+    ticks = [2.0**k for k in range(1, int(np.log2(top)) + 1)]
+    ax.set_yticks([NONE, *ticks], ["none", *map(plain, ticks)])
 
 
 def _marks(

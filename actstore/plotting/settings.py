@@ -14,9 +14,10 @@ _OTHERS = ("run", "setting", "width", "seed", "epoch", "model", "dataset")
 
 
 def keys(result: xr.Dataset, dim: str) -> list[str]:
-    """Return the hyper-parameters that differ along ``dim``, all of them if none does."""
+    """Return the hyper-parameters that differ along ``dim``; if none does, one or two there are."""
     found = [str(k) for k, c in result.coords.items() if c.dims == (dim,) and k not in _OTHERS]
-    return [k for k in found if len(set(map(str, result[k].values.tolist()))) > 1] or found
+    differ = [k for k in found if len(set(map(str, result[k].values.tolist()))) > 1]
+    return differ or (found if len(found) <= 2 else [])
 
 
 def names(result: xr.Dataset, dim: str) -> list[str]:

@@ -22,6 +22,7 @@ BAND = 0.18  # opacity of an interval
 
 #: in force while a figure of ours is made and saved, never outside
 STYLE: dict[Any, Any] = {
+    "axes.axisbelow": True,
     "axes.grid": True,
     "axes.grid.which": "major",
     "axes.spines.right": False,
@@ -52,14 +53,6 @@ def plain(value: float) -> str:
     ('512', '0.005')
     """
     return f"{value:.6g}" if abs(value) < 1e6 else f"{value:.0f}"
-
-
-def new_axes(ax: Axes | None) -> Axes:
-    """Return the given Axes, or those of a new figure that belongs to no window."""
-    if ax is not None:
-        return ax
-    with mpl.rc_context(STYLE):
-        return Figure(figsize=(7.2, 4.0), layout="constrained").subplots()
 
 
 def by_category(number: int) -> dict[str, Any]:

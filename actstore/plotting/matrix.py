@@ -1,0 +1,102 @@
+"""The R² of each clone from each other clone, as a matrix."""
+
+from __future__ import annotations
+
+import matplotlib as mpl
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap
+from matplotlib.ticker import MaxNLocator
+
+from actstore import schema
+from actstore.plotting import settings
+from actstore.plotting.panels import Piece, draw_one
+from actstore.plotting.style import plain
+
+NAME = "clone_to_clone_r2"
+
+
+def clone_matrix(result: xr.Dataset, *, ax: Axes | None = None) -> Axes:
+    """Draw the R² of the neurons of one part (column) from those of another (row).
+
+    The title gives the mean and range over pairs of different parts. Colour runs from 0, or
+    less, to 1; the diagonal, a part from itself, is left grey.
+
+    Parameters
+    ----------
+    result : Dataset
+        What :func:`actstore.clones` returned, of one run and one threshold; the last epoch is
+        drawn.
+    ax : Axes, optional
+        Where to draw; by default on a new figure.
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    InvalidParameterError
+        If the result holds several runs or thresholds: select one with ``.isel(run=…)``.
+    """
+    return draw_one(pieces(result), "clones", ax)
+
+
+def pieces(result: xr.Dataset) -> list[Piece]:
+    """Return one drawing a run and threshold, of its last epoch."""
+    wanted = [n for n in (NAME, "clone_size") if n in result]
+    found = settings.whole(result[wanted], schema.RUN, schema.EPOCH, "threshold")
+    last = settings.last_epochs(found, NAME)
+    names = settings.names(last, schema.RUN)
+    if len(set(last["seed"].values.tolist())) > 1:
+        names = [f"{n}, seed {s}" for n, s in zip(names, last["seed"].values, strict=True)]
+
+    def of(run: int, threshold: float) -> Piece:
+        one = last.isel({schema.RUN: run}).sel(threshold=threshold)
+        return lambda ax: _draw(ax, one, names[run])
+
+    return [
+        of(run, threshold)
+        for threshold in last["threshold"].values
+        for run in range(last.sizes[schema.RUN])
+    ]
+
+
+def _draw(ax: Axes, one: xr.Dataset, setting: str) -> None:
+    values = one[NAME].values
+    count = int(np.isfinite(values).any(0).sum())
+    square = values[:count, :count].copy()
+    np.fill_diagonal(square, np.nan)  # a part explains itself: that is no finding
+    others = square[~np.eye(count, dtype=bool)]
+    width = int(one["width"])
+    title = ", ".join(filter(None, [setting, f"W = {width}"]))
+    if not others.size:
+        ax.text(0.5, 0.5, "fewer than two parts", ha="center", transform=ax.transAxes)
+        ax.set_xticks([])
+        ax.set_yticks([])
+        ax.set_title(title)
+        return
+    low = min(0.0, float(np.nanmin(others)))
+    image = ax.imshow(square, vmin=low, vmax=1, cmap=_colours(), interpolation="nearest")
+    ax.figure.colorbar(image, ax=ax, label="R²", shrink=0.9)
+    ax.grid(visible=False)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_xlabel("part that is predicted")
+    ax.set_ylabel("part it is predicted from")
+    between = f"{np.nanmean(others):.3f} ({np.nanmin(others):.3f}…{np.nanmax(others):.3f})"
+    ax.set_title(f"{title}\n{count} parts{_of(one, count)}, R² {between}", fontsize=9)
+
+
+def _colours() -> Colormap:
+    return mpl.colormaps["viridis"].with_extremes(bad="0.85")
+
+
+def _of(one: xr.Dataset, count: int) -> str:
+    """Name the size of the parts, or its range."""
+    if "clone_size" not in one:
+        return ""
+    sizes = one["clone_size"].values[:count]
+    ends = sorted({float(sizes.min()), float(sizes.max())})
+    return f" of {'…'.join(map(plain, ends))} neurons"
