@@ -6,10 +6,13 @@ from actstore._version import __version__
 
 if TYPE_CHECKING:
     from actstore.queries.clones import clones
+    from actstore.queries.dynamics import dynamics
+    from actstore.queries.error import error
     from actstore.queries.moments import moments
     from actstore.queries.noise import noise
     from actstore.queries.reconstruction import reconstruction
     from actstore.queries.scaling import scaling
+    from actstore.queries.spectrum import spectrum
     from actstore.recording import Recorder
     from actstore.store import Store, open
 
@@ -18,11 +21,14 @@ _HOMES = {
     "Recorder": "actstore.recording",
     "Store": "actstore.store",
     "clones": "actstore.queries",
+    "dynamics": "actstore.queries",
+    "error": "actstore.queries",
     "moments": "actstore.queries",
     "noise": "actstore.queries",
     "open": "actstore.store",
     "reconstruction": "actstore.queries",
     "scaling": "actstore.queries",
+    "spectrum": "actstore.queries",
 }
 
 __all__ = [
@@ -30,11 +36,14 @@ __all__ = [
     "Store",
     "__version__",
     "clones",
+    "dynamics",
+    "error",
     "moments",
     "noise",
     "open",
     "reconstruction",
     "scaling",
+    "spectrum",
 ]
 
 

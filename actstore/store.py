@@ -16,10 +16,13 @@ class Store(Catalogue):
     """
 
     clones = queries.clones
+    dynamics = queries.dynamics
+    error = queries.error
     moments = queries.moments
     noise = queries.noise
     reconstruction = queries.reconstruction
     scaling = queries.scaling
+    spectrum = queries.spectrum
 
 
 def open(path: StorePath) -> Store:

@@ -80,7 +80,8 @@ def _answer(store: str, names: list[str], figure: str) -> None:
     from actstore import plotting
     from actstore.queries.table import rows
 
-    from .query import question, table_of
+    from .query import table_of
+    from .questions import question
 
     selected = actstore.open(store).sel(run=names)
     answer = selected.scaling(threshold=THRESHOLD, criterion="paper").compute()

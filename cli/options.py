@@ -74,8 +74,8 @@ def epochs(text: str) -> int | list[int] | slice | None:
         ) from None
 
 
-def selection_options(command: F) -> F:
-    """Which runs and epochs of the store are asked."""
+def selection_options(epoch: str) -> Callable[[F], F]:
+    """Which runs and epochs of the store are asked; ``epoch`` is the default."""
     options = [
         click.option("--width", type=Numbers(), multiple=True, help="Only runs of this width."),
         click.option("--seed", type=Numbers(), multiple=True, help="Only runs of this seed."),
@@ -85,12 +85,12 @@ def selection_options(command: F) -> F:
         click.option("--run", multiple=True, help="Only the run of this name."),
         click.option(
             "--epoch",
-            default="-1",
+            default=epoch,
             show_default=True,
             help="Epochs: -1 is the last of each run; 1,5,10; 10:50; all.",
         ),
     ]
-    return _decorated(command, options)
+    return lambda command: _decorated(command, options)
 
 
 def output_options(command: F) -> F:

@@ -3,202 +3,33 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import click
 
 from . import output
 from .options import compute_options, epochs, flat, output_options, selection_options
+from .questions import LEAD, QUESTIONS, Question
 
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
-LAYER_OPTIONS = [
-    click.option("--split", default="test", show_default=True, help="Evaluation set."),
-    click.option("--layer", default="last_hidden", show_default=True, help="Recorded layer."),
-]
-RIDGE = click.option(
-    "--ridge", default=1e-8, show_default=True, help="Ridge relative to the mean variance."
-)
-SUBSETS = click.option(
-    "--subsets", default=40, show_default=True, help="Random subsets of each size."
-)
-RNG_SEED = click.option(
-    "--rng-seed", default=0, show_default=True, help="Seed of the random subsets."
-)
-THRESHOLD = click.option(
-    "--threshold",
-    type=float,
-    multiple=True,
-    default=(0.95,),
-    show_default="0.95",
-    help="R² that makes a subset a clone; repeatable.",
-)
-CRITERION = click.option(
-    "--criterion",
-    type=click.Choice(["heldout", "paper"]),
-    default="heldout",
-    show_default=True,
-    help="R² of the neurons outside the subset, or of all neurons.",
-)
-SUBSET_SIZE = click.option(
-    "--subset-size",
-    default=None,
-    metavar="SIZES",
-    help="Neurons in a subset: 16, 8,16,32, or all.  [default: width, width/2, width/4, …]",
-)
-SELECT_SPLIT = click.option("--select-split", help="Choose the clones on this split.")
-SCORE_SPLIT = click.option("--score-split", help="Score on this split.")
-FIT_SPLIT = click.option("--fit-split", help="Fit the regression on this split.")
 
+def build(question: Question) -> click.Command:
+    """Build the command of a question."""
 
-class Question:
-    """A question as a command: its options, and which columns a person wants to see."""
+    def run(store: str, **options: Any) -> None:
+        ask(question, store, **options)
 
-    def __init__(
-        self, name: str, text: str, options: Sequence[Any], columns: Sequence[str]
-    ) -> None:
-        self.name, self.text, self.options, self.columns = name, text, options, columns
-
-    def command(self) -> click.Command:
-        """Build the command."""
-
-        def run(store: str, **options: Any) -> None:
-            ask(self, store, **options)
-
-        run.__doc__ = self.text
-        decorated: Callable[..., Any] = run
-        for decorate in (compute_options, output_options):
-            decorated = decorate(decorated)
-        for option in reversed([*self.options, *LAYER_OPTIONS]):
-            decorated = option(decorated)
-        decorated = selection_options(decorated)
-        decorated = click.argument("store", type=click.Path())(decorated)
-        return click.command(self.name, context_settings=HELP)(decorated)
-
-
-LEAD = ("setting", "*", "width", "seed", "epoch")
-
-QUESTIONS = [
-    Question(
-        "reconstruction",
-        """How much of the layer do random subsets of its neurons carry?
-
-        \b
-        actstore query reconstruction digits.zarr --width 256
-        actstore query reconstruction digits.zarr --fit-split train --score-split test
-        """,
-        [SUBSET_SIZE, SUBSETS, FIT_SPLIT, SCORE_SPLIT, RNG_SEED, RIDGE],
-        (*LEAD, "subset_size", "r2", "r2_low", "r2_high", "r2_heldout"),
-    ),
-    Question(
-        "clones",
-        """Which subsets are clones, how many are there, how small can one be?
-
-        \b
-        actstore query clones digits.zarr --threshold 0.95 --threshold 0.98
-        actstore query clones digits.zarr --width 256 --strategy greedy --select-split train
-        """,
-        [
-            THRESHOLD,
-            CRITERION,
-            click.option(
-                "--strategy",
-                type=click.Choice(["random", "greedy"]),
-                default="random",
-                show_default=True,
-                help="How the neurons are partitioned into clones.",
-            ),
-            click.option("--parts", type=int, help="Cut the layer into this many equal parts."),
-            click.option(
-                "--max-clones", default=64, show_default=True, help="Clones listed one by one."
-            ),
-            SUBSETS,
-            SELECT_SPLIT,
-            SCORE_SPLIT,
-            RNG_SEED,
-            RIDGE,
-        ],
-        (*LEAD, "threshold", "critical_size", "n_clones", "certified_clones", "component_bound"),
-    ),
-    Question(
-        "noise",
-        """Is what a subset misses of the layer independent noise?
-
-        \b
-        actstore query noise digits.zarr --width 256
-        actstore query noise digits.zarr --subset-size 16,64,128 --format json
-        """,
-        [
-            SUBSET_SIZE,
-            SUBSETS,
-            click.option(
-                "--eigenvalues/--no-eigenvalues",
-                default=False,
-                show_default=True,
-                help="Compare the largest eigenvalue with the Marchenko-Pastur edge.",
-            ),
-            RNG_SEED,
-            RIDGE,
-        ],
-        (
-            *LEAD,
-            "subset_size",
-            "residual_correlation_heldout",
-            "residual_correlation",
-            "sampling_floor",
-            "largest_eigenvalue",
-            "marchenko_pastur_edge",
-        ),
-    ),
-    Question(
-        "scaling",
-        """How does the number of clones grow with width?
-
-        \b
-        actstore query scaling digits.zarr --threshold 0.98
-        actstore query scaling digits.zarr --threshold 0.98 --window 32 512 --plot scaling.png
-        """,
-        [
-            THRESHOLD,
-            CRITERION,
-            click.option(
-                "--window",
-                type=float,
-                nargs=2,
-                default=None,
-                metavar="LOW HIGH",
-                help="Widths of the fit.  [default: from the first width that has clones]",
-            ),
-            SUBSETS,
-            RNG_SEED,
-            RIDGE,
-        ],
-        (
-            "setting",
-            "width",
-            "seeds",
-            "train_error",
-            "test_error",
-            "threshold",
-            "critical_size",
-            "n_clones",
-            "n_clones_low",
-            "n_clones_high",
-        ),
-    ),
-    Question(
-        "moments",
-        """Count, mean and co-moment of the layer: what every other question is asked of.
-
-        \b
-        actstore query moments digits.zarr --epoch all
-        actstore query moments digits.zarr --width 256 -o moments.zarr
-        """,
-        [],
-        (*LEAD, "count", "total_variance"),
-    ),
-]
+    run.__doc__ = question.text
+    decorated: Callable[..., Any] = run
+    for decorate in (compute_options, output_options):
+        decorated = decorate(decorated)
+    for option in reversed(question.options):
+        decorated = option(decorated)
+    decorated = selection_options(question.epoch)(decorated)
+    decorated = click.argument("store", type=click.Path())(decorated)
+    return click.command(question.name, context_settings=HELP)(decorated)
 
 
 def ask(
@@ -233,6 +64,10 @@ def ask(
     store = actstore.open(path).sel(**selection)
     if "subset_size" in options:
         options["subset_size"] = _sizes(options["subset_size"])
+    if "factors" in options:
+        options["factors"] = _factors(options["factors"])
+    if "splits" in options:
+        options["splits"] = options["splits"].split(",")
     if options.get("window") is not None:
         options["window"] = tuple(options["window"])
     result = getattr(queries, question.name)(store, **options)
@@ -250,11 +85,6 @@ def ask(
         output.save(saved, answer, found, parameters)
     if plot:
         _draw(question.name, answer, plot)
-
-
-def question(name: str) -> Question:
-    """Return the question of this name."""
-    return next(one for one in QUESTIONS if one.name == name)
 
 
 def table_of(question: Question, rows: output.Rows, answer: Any) -> str:
@@ -315,14 +145,21 @@ def _where(pairs: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
     return wanted
 
 
-def _sizes(text: str | None) -> list[int] | str | None:
+def _factors(text: str) -> int | list[int] | str | None:
+    if text in ("auto", "none"):
+        return None if text == "none" else text
+    numbers = _sizes(text, "--factors")
+    return numbers[0] if isinstance(numbers, list) and len(numbers) == 1 else numbers
+
+
+def _sizes(text: str | None, option: str = "--subset-size") -> list[int] | str | None:
     if text is None or text == "all":
         return text
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise click.BadParameter(
-            f"{text!r} is not 16, 8,16,32 or all", param_hint="--subset-size"
+            f"{text!r} is not a number, or several as 8,16,32", param_hint=option
         ) from None
 
 
@@ -340,4 +177,4 @@ def command() -> None:
 
 
 for _question in QUESTIONS:
-    command.add_command(_question.command())
+    command.add_command(build(_question))

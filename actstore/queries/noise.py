@@ -10,6 +10,8 @@ import numpy.typing as npt
 import xarray as xr
 
 from actstore import schema
+from actstore.errors import InvalidParameterError
+from actstore.kernels.factors import choose_n_factors, fit_factors, matched_null
 from actstore.kernels.independence import (
     marchenko_pastur_edge,
     residual_correlations,
@@ -33,12 +35,26 @@ CORRELATIONS = {
     ),
     "largest_eigenvalue": Output((SIZE,), "largest eigenvalue of the residual correlations"),
 }
+FACTORS = "factors"
+
+#: the null is a mean over this many of the measured subsets at most: it has `repeats` of its own
+NULL_SUBSETS = 4
+#: a measurement this much above the null is still called consistent: fits are no better
+TOLERANCE = 0.05
+
+NULL = {
+    "null": Output((FACTORS, SIZE), "residual correlation of the matched null, held out"),
+    "null_low": Output((FACTORS, SIZE), "matched null, 5 % point of its repeats"),
+    "null_high": Output((FACTORS, SIZE), "matched null, 95 % point of its repeats"),
+    "n_factors": Output((FACTORS,), "factors of the matched null", dtype="int64"),
+    "factors_converged": Output((FACTORS,), "whether the fit of the factors ended", dtype="bool"),
+}
 REFERENCES = {
     "sampling_floor": Output((SIZE,), "mean absolute correlation of independent noise"),
-    "marchenko_pastur_edge": Output((SIZE,), "largest eigenvalue expected of independent noise"),
     "alive": Output((), "neurons that are not dead", dtype="int64"),
     "count": Output((), "samples", dtype="int64"),
 }
+EDGE = {"marchenko_pastur_edge": Output((SIZE,), "largest eigenvalue expected of noise")}
 
 
 def noise(
@@ -46,6 +62,8 @@ def noise(
     *,
     subset_size: int | Sequence[int] | str | None = None,
     subsets: int = 40,
+    factors: int | Sequence[int] | str | None = "auto",
+    repeats: int = 20,
     eigenvalues: bool = False,
     split: str = "test",
     layer: str = schema.DEFAULT_LAYER,
@@ -69,6 +87,12 @@ def noise(
         Sizes w to answer for; None is the width, its half, its quarter, … 1.
     subsets : int
         Random subsets a size (the paper: 40).
+    factors : int, sequence of int, "auto" or None
+        Number of shared signals of the matched null; "auto" chooses it by the Bayesian
+        information criterion; several add a dim ``factors`` and show how the answer depends on
+        the number; None leaves the null out.
+    repeats : int
+        Simulated measurements of the null; its interval is taken over them.
     eigenvalues : bool
         Whether to compute the largest eigenvalues of the residual correlations as well.
     split, layer : str
@@ -83,12 +107,14 @@ def noise(
     Returns
     -------
     Dataset
-        ``residual_correlation_heldout``, ``residual_correlation`` and, if asked for,
-        ``largest_eigenvalue`` with dims ``(run, epoch, subset, subset_size)``;
-        ``sampling_floor`` :math:`\sqrt{2 / (π \, dof)}` with dof = samples − 1 − w, and
-        ``marchenko_pastur_edge`` with dims ``(run, epoch, subset_size)``; ``alive`` and
-        ``count (run, epoch)``. NaN where fewer than two neurons are outside. Lazy: nothing is
-        read until values are asked for.
+        ``residual_correlation_heldout`` and ``residual_correlation`` with dims ``(run, epoch,
+        subset, subset_size)``; ``sampling_floor`` :math:`\sqrt{2 / (π \, dof)}` with dof =
+        samples − 1 − w ``(run, epoch, subset_size)``; of the matched null, with the same dims,
+        ``null``, ``null_low`` and ``null_high`` (90 %), ``excess`` (measured / null),
+        ``consistent`` and the ``verdict`` in words, and ``n_factors`` and
+        ``factors_converged (run, epoch)``; with ``eigenvalues``, ``largest_eigenvalue`` and
+        ``marchenko_pastur_edge``; ``alive`` and ``count (run, epoch)``. NaN where fewer than two
+        neurons are outside. Lazy: nothing is read until values are asked for.
 
     Raises
     ------
@@ -103,11 +129,17 @@ def noise(
     -----
     About 10,000 samples are needed: with N samples independent residuals still show a mean of
     ``sampling_floor``. The floor is a lower bound, since a regression on noisy neurons injects an
-    error that the residuals share.
+    error that the residuals share. The **matched null** has it too: a factor model ΛΛᵀ + Ψ
+    (shared signals and independent noise) is fitted to the measured covariance by maximum
+    likelihood, as many samples as were measured are drawn from it, and the same subsets
+    evaluated. A measurement is ``consistent`` with independent noise if its mean over subsets is
+    no more than 5 % above the null or within its interval. The number of factors matters: too
+    few leave shared signals in the residuals.
 
     References
     ----------
-    arXiv 2106.03485, section 3 and figure 2 (correlation of the residuals).
+    arXiv 2106.03485, section 3 and figure 2 (correlation of the residuals); the null is not in
+    the paper. Lawley & Maxwell (1971) for the fit; Marchenko & Pastur (1967).
 
     Examples
     --------
@@ -116,36 +148,51 @@ def noise(
     >>> bool((result.residual_correlation <= result.residual_correlation_heldout).all())
     True
     """
-    check_positive(subsets=subsets)
+    check_positive(subsets=subsets, repeats=repeats)
+    wanted = _check_factors(factors)
     found = sources(data, split=split, layer=layer)
     sizes = subset_sizes(subset_size, found)
-    results = [
-        _one(source, split, sizes, subsets, eigenvalues, rng_seed, ridge, cache,
-             blocks_for(found, subsets))
-        for source in found
-    ]  # fmt: skip
+    results = []
+    for source in found:
+        one = measured(
+            source, split, sizes, eigenvalues=eigenvalues, subsets=subsets, rng_seed=rng_seed,
+            ridge=ridge, cache=cache, blocks=blocks_for(found, subsets),
+        )  # fmt: skip
+        if wanted is not None:
+            null = _null(
+                source, split, sizes, min(subsets, NULL_SUBSETS), subsets, wanted, repeats,
+                rng_seed, ridge, cache,
+            )  # fmt: skip
+            several = not (factors is None or isinstance(factors, int | str))
+            one = one.merge(null if several else null.isel({FACTORS: 0}, drop=True))
+        results.append(one)
+    together = concat_runs(results, found)
     return describe(
-        concat_runs(results, found),
+        together if wanted is None else _judged(together),
         "noise",
         split=split,
         layer=layer,
         subsets=subsets,
+        factors=factors,
+        repeats=repeats,
         rng_seed=rng_seed,
         ridge=ridge,
     )
 
 
-def _one(
+def measured(
     source: Source,
     split: str,
     sizes: Sequence[int],
-    subsets: int,
+    *,
     eigenvalues: bool,
+    subsets: int,
     rng_seed: int,
     ridge: float,
     cache: bool | None,
     blocks: int,
 ) -> xr.Dataset:
+    """Return the residual correlations of one source, and what noise would give."""
     outputs = {k: v for k, v in CORRELATIONS.items() if eigenvalues or k != "largest_eigenvalue"}
 
     def kernel(layer: Layer, numbers: Array) -> tuple[Array, ...]:
@@ -165,14 +212,94 @@ def _one(
         n = len(layer.alive)
         w = np.where(np.asarray(sizes) <= n, np.asarray(sizes, float), np.nan)
         dof = layer.samples - 1 - w
-        return sampling_floor(dof), marchenko_pastur_edge(n - w, dof), n, layer.samples
+        edge = (marchenko_pastur_edge(n - w, dof),) if eigenvalues else ()
+        return sampling_floor(dof), n, layer.samples, *edge
 
     lengths = {SIZE: len(sizes)}
-    measured = per_epoch(
+    correlations = per_epoch(
         kernel, source, (split,), outputs, sizes=lengths, cache=cache, subsets=subsets,
         blocks=blocks,
     )  # fmt: skip
-    expected = per_epoch(references, source, (split,), REFERENCES, sizes=lengths, cache=cache)
-    return xr.merge([measured, expected]).assign_coords(
+    known = {**REFERENCES, **EDGE} if eigenvalues else REFERENCES
+    expected = per_epoch(references, source, (split,), known, sizes=lengths, cache=cache)
+    return xr.merge([correlations, expected]).assign_coords(
         {**size_coords(sizes), SUBSET: np.arange(subsets)}
     )
+
+
+def _null(
+    source: Source,
+    split: str,
+    sizes: Sequence[int],
+    used: int,
+    subsets: int,
+    wanted: Sequence[int | None],
+    repeats: int,
+    rng_seed: int,
+    ridge: float,
+    cache: bool | None,
+) -> xr.Dataset:
+    def kernel(layer: Layer) -> tuple[Array, ...]:
+        n, count = len(layer.alive), layer.samples
+        covariance = layer.comoment / (count - 1)
+        orders = random_subsets(n, subsets=subsets, seed=rng_seed)[:used]
+        # a null needs two neurons outside to correlate
+        exist = np.flatnonzero(np.asarray(sizes) <= n - 2)
+        levels = np.full((3, len(wanted), len(sizes)), np.nan)
+        numbers, converged = np.zeros(len(wanted), int), np.ones(len(wanted), bool)
+        for k, asked in enumerate(wanted):
+            number = choose_n_factors(covariance, count=count) if asked is None else asked
+            model = fit_factors(covariance, n_factors=min(number, n - 1), count=count)
+            numbers[k], converged[k] = model.n_factors, model.converged
+            if len(exist):
+                drawn = matched_null(
+                    model, orders, sizes=np.asarray(sizes)[exist].tolist(), count=count,
+                    repeats=repeats, seed=rng_seed, ridge=ridge,
+                )  # fmt: skip
+                levels[0, k, exist] = drawn.mean(0)
+                levels[1:, k, exist] = np.quantile(drawn, [0.05, 0.95], axis=0)
+        return levels[0], levels[1], levels[2], numbers, converged
+
+    lengths = {SIZE: len(sizes), FACTORS: len(wanted)}
+    null = per_epoch(kernel, source, (split,), NULL, sizes=lengths, cache=cache)
+    names = ["auto" if asked is None else str(asked) for asked in wanted]
+    return null.assign_coords({FACTORS: (FACTORS, names, {"long_name": "factors asked for"})})
+
+
+def _judged(answer: xr.Dataset) -> xr.Dataset:
+    mean = answer["residual_correlation_heldout"].mean(SUBSET)
+    excess = mean / answer["null"]
+    consistent = (mean <= answer["null_high"]) | (excess <= 1 + TOLERANCE)
+    verdict = xr.apply_ufunc(
+        _in_words, excess, consistent, dask="parallelized", output_dtypes=["<U40"]
+    )
+    return answer.assign(
+        excess=excess.assign_attrs(long_name="measured / matched null", units="1"),
+        consistent=consistent.assign_attrs(long_name="no more than the matched null", units="1"),
+        verdict=verdict.assign_attrs(long_name="verdict"),
+    )
+
+
+def _in_words(excess: Array, consistent: Array) -> Array:
+    words = np.full(excess.shape, "", dtype="<U40")
+    for place in np.ndindex(excess.shape):
+        if np.isfinite(excess[place]):
+            words[place] = (
+                "consistent with independent noise"
+                if consistent[place]
+                else f"{excess[place]:.2g} x the null"
+            )
+    return words
+
+
+def _check_factors(factors: int | Sequence[int] | str | None) -> list[int | None] | None:
+    """Return the numbers of factors, None standing for the one to be chosen."""
+    if factors is None:
+        return None
+    several = [factors] if isinstance(factors, int | str) else list(factors)
+    for one in several:
+        if one != "auto" and (not isinstance(one, int) or one < 0):
+            raise InvalidParameterError(
+                f"factors={one!r} was asked for; give a number from 0, several, 'auto' or None"
+            )
+    return [None if one == "auto" else int(one) for one in several]

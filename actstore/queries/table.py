@@ -11,9 +11,19 @@ import xarray as xr
 from actstore import schema
 
 #: dims that a row stands for, in the order of their columns; other dims never make rows
-ROW_DIMS = ("setting", "run", schema.EPOCH, "width", "subset_size", "threshold")
+ROW_DIMS = (
+    "setting",
+    "run",
+    schema.EPOCH,
+    "split",
+    "width",
+    "subset_size",
+    "threshold",
+    "factors",
+    "fraction",
+)
 #: averaged in a row, with the 90 % interval beside the mean
-SPREAD_DIMS = ("subset",)
+SPREAD_DIMS = ("subset", "refit_subset")
 LEVELS = {"_low": 0.05, "_high": 0.95}
 
 

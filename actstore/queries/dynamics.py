@@ -1,0 +1,173 @@
+"""When in training clones appear, beside the error and the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from actstore import schema
+from actstore.errors import InvalidDataError
+from actstore.kernels.spectrum import effective_rank, participation_ratio
+from actstore.kernels.spectrum import spectrum as eigenvalues_of
+from actstore.queries.apply import Layer, Output, concat_runs, describe, per_epoch
+from actstore.queries.apply import subset_blocks as blocks_for
+from actstore.queries.clones import THRESHOLDS, counted, critical_sizes
+from actstore.queries.noise import measured as residuals
+from actstore.queries.parameters import (
+    check_criterion,
+    check_positive,
+    check_thresholds,
+    subset_sizes,
+)
+from actstore.queries.reconstruction import curves_of
+from actstore.queries.sources import Data, Source, sources
+
+Array: TypeAlias = npt.NDArray[Any]
+
+RANKS = {
+    "participation_ratio": Output((), "participation ratio of the eigenvalues"),
+    "effective_rank": Output((), "exponential of the entropy of the eigenvalues"),
+}
+
+
+def dynamics(
+    data: Data,
+    *,
+    threshold: float | Sequence[float] = THRESHOLDS,
+    criterion: Literal["heldout", "paper"] = "heldout",
+    subset_size: int | Sequence[int] | str | None = None,
+    subsets: int = 40,
+    split: str = "test",
+    layer: str = schema.DEFAULT_LAYER,
+    rng_seed: int = 0,
+    ridge: float = 1e-8,
+    cache: bool | None = None,
+) -> xr.Dataset:
+    """Return clones, directions and errors at every recorded epoch, and when clones begin.
+
+    Parameters
+    ----------
+    data : Store or Dataset
+        A store, a selection of it, or a dataset with ``activations (epoch, sample, neuron)``.
+    threshold : float or sequence of float
+        R² in (0, 1] that makes a subset a clone.
+    criterion : "heldout" or "paper"
+        R² of the neurons outside the subset, or of all neurons.
+    subset_size : int, sequence of int, "all" or None
+        If given, R² and residual correlation of subsets of these sizes are followed too.
+    subsets : int
+        Random subsets a size (the paper: 40).
+    split, layer : str
+        Which activations.
+    rng_seed : int
+        Seed of the subsets.
+    ridge : float
+        λ relative to the mean variance of the neurons.
+    cache : bool, optional
+        Whether moments are kept in the store; by default if they are smaller than the activations.
+
+    Returns
+    -------
+    Dataset
+        ``critical_size``, ``width_ratio``, ``n_clones`` and ``has_clones`` as in
+        :func:`~actstore.queries.clones`, with dims ``(run, epoch, threshold)``; the metrics that
+        were logged, such as ``train_error`` and ``train_loss``, ``participation_ratio``,
+        ``effective_rank`` and ``alive (run, epoch)``; ``interpolation_epoch (run)``, the first
+        recorded epoch of zero train error; ``clone_epoch (run, threshold)``, the first recorded
+        epoch with two clones or more; ``lag``, clone epoch − interpolation epoch (all NaN where
+        it never happens); with ``subset_size``: ``r2``, ``r2_heldout`` and
+        ``residual_correlation_heldout (run, epoch, subset, subset_size)``. Lazy: nothing but the
+        metrics is read until values are asked for.
+
+    Raises
+    ------
+    InvalidParameterError
+        If a threshold is outside (0, 1].
+    InvalidDataError
+        On asking for values, if every neuron is dead.
+    NotInStoreError
+        If a run does not hold the split or the layer.
+
+    Notes
+    -----
+    Only recorded epochs are seen: an event lies between the epoch given and the one recorded
+    before it. Zero train error is not enough for clones; time under weight decay after it is.
+
+    References
+    ----------
+    arXiv 2106.03485, section 5 (training dynamics).
+    """
+    thresholds = check_thresholds(threshold)
+    r2_name = check_criterion(criterion)
+    check_positive(subsets=subsets)
+    found = sources(data, split=split, layer=layer)
+    blocks = blocks_for(found, subsets)
+    shared: dict[str, Any] = {
+        "subsets": subsets, "rng_seed": rng_seed, "ridge": ridge, "cache": cache, "blocks": blocks
+    }  # fmt: skip
+    results = []
+    for source in found:
+        clones = counted(critical_sizes(source, split, thresholds, r2_name, **shared))
+        ranks = per_epoch(_ranks, source, (split,), RANKS, sizes={}, cache=cache)
+        metrics = _metrics(source)
+        one = xr.merge([clones, ranks, metrics, _events(clones["has_clones"], metrics)])
+        if subset_size is not None:
+            sizes = subset_sizes(subset_size, found)
+            curves = curves_of(source, (split,), sizes, **shared)
+            one = one.merge(curves.drop_vars("alive"))
+            noise = residuals(source, split, sizes, eigenvalues=False, **shared)
+            one = one.merge(noise[["residual_correlation_heldout"]])
+        results.append(one)
+    return describe(
+        concat_runs(results, found),
+        "dynamics",
+        criterion=criterion,
+        split=split,
+        layer=layer,
+        subsets=subsets,
+        rng_seed=rng_seed,
+        ridge=ridge,
+    )
+
+
+def _ranks(layer: Layer) -> tuple[float, float]:
+    values = eigenvalues_of(layer.comoment, layer.samples)
+    return participation_ratio(values), effective_rank(values)
+
+
+def _metrics(source: Source) -> xr.Dataset:
+    if source.run is None:
+        return xr.Dataset(coords={schema.EPOCH: source.epochs})
+    return source.run.metrics()
+
+
+def _events(has_clones: xr.DataArray, metrics: xr.Dataset) -> xr.Dataset:
+    epochs = has_clones[schema.EPOCH].values
+    if not len(epochs):
+        raise InvalidDataError("no epoch is selected; choose one that is stored")
+    zero = metrics["train_error"].values <= 0 if "train_error" in metrics else np.zeros(0, bool)
+    interpolation = float(epochs[np.argmax(zero)]) if zero.any() else np.nan
+
+    def first(has: Array) -> Array:
+        return np.where(has.any(-1), epochs[np.argmax(has, -1)], np.nan)
+
+    begin = xr.apply_ufunc(
+        first,
+        has_clones.chunk({schema.EPOCH: -1}),
+        input_core_dims=[[schema.EPOCH]],
+        dask="parallelized",
+        output_dtypes=["float64"],
+    )
+    texts = {
+        "interpolation_epoch": "first recorded epoch of zero train error",
+        "clone_epoch": "first recorded epoch with two clones or more",
+        "lag": "clone epoch - interpolation epoch",
+    }
+    events = xr.Dataset(
+        {"interpolation_epoch": interpolation, "clone_epoch": begin, "lag": begin - interpolation}
+    )
+    return events.map(lambda v: v.assign_attrs(long_name=texts[str(v.name)], units="epochs"))

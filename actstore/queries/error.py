@@ -1,0 +1,280 @@
+"""What the trained readout gets wrong when it sees only a subset of the neurons."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from actstore import schema
+from actstore.errors import InvalidDataError, InvalidParameterError, NotInStoreError
+from actstore.kernels.fits import decay_law
+from actstore.kernels.readout import subset_errors
+from actstore.kernels.reconstruction import random_subsets
+from actstore.queries.apply import SUBSET, concat_runs, describe
+from actstore.queries.apply import subset_blocks as blocks_for
+from actstore.queries.blas import single_threaded
+from actstore.queries.parameters import check_positive, subset_sizes
+from actstore.queries.reconstruction import SIZE, size_coords
+from actstore.queries.refit import refitted
+from actstore.queries.sources import Data, Source, sources
+
+Array: TypeAlias = npt.NDArray[Any]
+
+SPLIT = "split"
+
+_LAW = {
+    "gamma": ("exponent of error - error_inf against subset size", "1"),
+    "gamma_low": ("exponent, low end of its 95 % interval", "1"),
+    "gamma_high": ("exponent, high end of its 95 % interval", "1"),
+    "error_inf": ("error that is left at infinite size", "1"),
+    "window_low": ("smallest subset of the fit", "neurons"),
+    "window_high": ("largest subset of the fit", "neurons"),
+}
+
+
+def error(
+    data: Data,
+    *,
+    subset_size: int | Sequence[int] | str | None = None,
+    subsets: int = 100,
+    splits: str | Sequence[str] = ("train", "test"),
+    layer: str = schema.DEFAULT_LAYER,
+    refit: int = 0,
+    fit_split: str = "train",
+    error_inf: float | None = None,
+    window: tuple[float, float] | None = None,
+    rng_seed: int = 0,
+    ridge: float = 1e-8,
+    cache: bool | None = None,
+) -> xr.Dataset:
+    r"""Return error and loss of random subsets under the trained readout.
+
+    The logits of a subset S are :math:`X_S A_S^T + b` with the readout as it was trained at that
+    epoch: no refit and no rescaling, as in the paper; beside it with the subset's part rescaled
+    by W / w. With ``refit``, a linear readout is fitted anew to each subset by least squares on
+    one-hot labels, from the moments of ``fit_split``.
+
+    Parameters
+    ----------
+    data : Store
+        A store or a selection of it, recorded with its readout.
+    subset_size : int, sequence of int, "all" or None
+        Sizes w to answer for; None is the width, its half, its quarter, … 1.
+    subsets : int
+        Random subsets a size (the paper: 100). They are drawn from all neurons, dead ones too.
+    splits : str or sequence of str
+        Where errors are counted.
+    layer : str
+        The input of the readout.
+    refit : int
+        Subsets a size whose readout is fitted anew; 0 leaves it out.
+    fit_split : str
+        Where the readout is fitted anew.
+    error_inf : float, optional
+        Error at infinite size in :math:`error - error_{inf} = a w^{-γ}`; fitted if not given.
+    window : (low, high), optional
+        Subset sizes of that fit; by default all above one.
+    rng_seed : int
+        Seed of the subsets.
+    ridge : float
+        Ridge of the refit, relative to the mean variance of the neurons.
+    cache : bool, optional
+        Whether moments are kept in the store (refit only).
+
+    Returns
+    -------
+    Dataset
+        ``error``, ``loss``, ``error_rescaled``, ``loss_rescaled`` with dims ``(run, epoch, split,
+        subset, subset_size)``, error in [0, 1] and loss the mean cross-entropy; with ``refit``,
+        ``error_refit (run, epoch, split, refit_subset, subset_size)``; of the fit of the mean
+        error against size ``gamma``, ``gamma_low``, ``gamma_high`` (95 %), ``error_inf``,
+        ``window_low``, ``window_high`` with dims ``(run, epoch, split)``. The error of the whole
+        network is that of the largest size. Lazy: nothing is read until values are asked for.
+
+    Raises
+    ------
+    NotInStoreError
+        If a run holds no readout, split or layer.
+    InvalidDataError
+        If the data are not a store, or labels are not classes of the readout.
+    InvalidParameterError
+        If a size is below 1 or above the width.
+
+    Notes
+    -----
+    γ depends on the window: it is part of the answer. An interval of (0, inf) says that the
+    sizes do not determine it.
+
+    References
+    ----------
+    arXiv 2106.03485, section 4 and figure 2 (error of a chunk); arXiv 2306.00183 for the refit.
+    """
+    check_positive(subsets=subsets)
+    if refit < 0:
+        raise InvalidParameterError(f"refit={refit} was asked for; give a number of subsets from 0")
+    names = [splits] if isinstance(splits, str) else list(dict.fromkeys(splits))
+    found = readable(data, layer=layer, splits=names)
+    sizes = subset_sizes(subset_size, found)
+    results = []
+    for source in found:
+        per_split = []
+        for split in names:
+            one = _measured(source, split, layer, sizes, subsets, rng_seed, blocks_for(found, 4))
+            if refit:
+                one = one.merge(
+                    refitted(source, fit_split, split, layer, sizes, refit, rng_seed, ridge, cache)
+                )
+            per_split.append(one)
+        together = xr.concat(per_split, dim=SPLIT).assign_coords({SPLIT: names})
+        together = together.transpose(schema.EPOCH, SPLIT, ...)
+        results.append(together.merge(_law(together["error"], sizes, error_inf, window)))
+    return describe(
+        concat_runs(results, found),
+        "error",
+        splits=names,
+        layer=layer,
+        subsets=subsets,
+        fit_split=fit_split if refit else None,
+        window=window,
+        rng_seed=rng_seed,
+        ridge=ridge,
+    )
+
+
+def readable(data: Data, *, layer: str, splits: Sequence[str]) -> list[Source]:
+    """Return the sources whose samples, labels and readout can be read.
+
+    Raises
+    ------
+    InvalidDataError
+        If the data are not a store.
+    NotInStoreError
+        If a run lacks its readout or a split.
+    """
+    found = sources(data, split=splits[0], layer=layer)
+    for source in found:
+        if source.run is None:
+            raise InvalidDataError(
+                "errors were asked of a dataset, which has no readout; ask them of a store"
+            )
+        if not source.run.has_readout:
+            raise NotInStoreError(
+                f"run {source.name!r} was recorded without its readout, so errors of subsets "
+                "cannot be counted; record it with the readout"
+            )
+        for split in splits:
+            source.run.check(split, layer)
+    return found
+
+
+def _measured(
+    source: Source,
+    split: str,
+    layer: str,
+    sizes: Sequence[int],
+    subsets: int,
+    rng_seed: int,
+    blocks: int,
+) -> xr.Dataset:
+    assert source.run is not None
+    recorded = source.run.dataset(split, layer)
+    readout = source.run.readout()
+    exist = np.flatnonzero(np.asarray(sizes) <= source.width)
+    wanted = np.asarray(sizes)[exist].tolist()
+
+    def kernel(x: Array, label: Array, weight: Array, bias: Array, numbers: Array) -> Any:
+        orders = random_subsets(source.width, subsets=subsets, seed=rng_seed)[numbers]
+        out = np.full((4, len(x), len(numbers), len(sizes)), np.nan)
+        with single_threaded():
+            for e in range(len(x)):
+                for k, rescale in ((0, False), (2, True)):
+                    found = subset_errors(
+                        x[e, 0], label, weight[e, 0], bias[e, 0],
+                        orders=orders, sizes=wanted, rescale=rescale,
+                    )  # fmt: skip
+                    out[k, e][:, exist] = found.wrong
+                    out[k + 1, e][:, exist] = found.loss * len(label)
+        return tuple(out)
+
+    numbers = xr.DataArray(np.arange(subsets), dims=SUBSET)
+    x = recorded[schema.ACTIVATIONS].drop_vars(list(recorded.coords))
+    label = recorded[schema.LABEL].drop_vars([schema.SAMPLE, schema.LABEL], errors="ignore")
+    rows = x.chunksizes[schema.SAMPLE]
+    parts = []
+    for start, stop in itertools.pairwise(np.cumsum([0, *rows])):
+        block = slice(start, stop)
+        parts.append(
+            xr.apply_ufunc(
+                kernel,
+                x.isel({schema.SAMPLE: block}),
+                label.isel({schema.SAMPLE: block}),
+                readout[schema.WEIGHT].drop_vars(schema.EPOCH),
+                readout[schema.BIAS].drop_vars(schema.EPOCH),
+                numbers.chunk({SUBSET: -(-subsets // blocks)}),
+                input_core_dims=[
+                    [schema.SAMPLE, schema.NEURON],
+                    [schema.SAMPLE],
+                    [schema.OUTPUT, schema.NEURON],
+                    [schema.OUTPUT],
+                    [],
+                ],
+                output_core_dims=[[SIZE]] * 4,
+                dask="parallelized",
+                output_dtypes=["float64"] * 4,
+                dask_gufunc_kwargs={"output_sizes": {SIZE: len(sizes)}},
+            )
+        )
+    count = x.sizes[schema.SAMPLE]
+    texts = ("error", "loss", "error_rescaled", "loss_rescaled")
+    return xr.Dataset(
+        {
+            name: (sum(part[k] for part in parts) / count).assign_attrs(
+                long_name=f"{name.split('_')[0]} of the subset"
+                + (", its part of the logits rescaled by width / size" if "_" in name else ""),
+                units="1",
+            )
+            for k, name in enumerate(texts)
+        },
+    ).assign_coords({**size_coords(sizes), schema.EPOCH: source.epochs, SUBSET: np.arange(subsets)})
+
+
+def _law(
+    errors: xr.DataArray,
+    sizes: Sequence[int],
+    error_inf: float | None,
+    window: tuple[float, float] | None,
+) -> xr.Dataset:
+    """Fit the decay of the mean error over subset sizes."""
+    low_high = window or (2.0, float(max(sizes)))
+
+    def kernel(mean: Array) -> tuple[Array, ...]:
+        flat = mean.reshape(-1, mean.shape[-1])
+        rows = []
+        for one in flat:
+            held = np.isfinite(one)
+            fit = decay_law(
+                np.asarray(sizes, float)[held], one[held], error_inf=error_inf, window=low_high
+            )
+            rows.append((fit.gamma, fit.low, fit.high, fit.error_inf, *fit.window))
+        columns = np.asarray(rows, float).T
+        return tuple(column.reshape(mean.shape[:-1]) for column in columns)
+
+    results = xr.apply_ufunc(
+        kernel,
+        errors.mean(SUBSET),
+        input_core_dims=[[SIZE]],
+        output_core_dims=[[]] * len(_LAW),
+        dask="parallelized",
+        output_dtypes=["float64"] * len(_LAW),
+    )
+    return xr.Dataset(
+        {
+            name: array.assign_attrs(long_name=text, units=units)
+            for (name, (text, units)), array in zip(_LAW.items(), results, strict=True)
+        }
+    )
