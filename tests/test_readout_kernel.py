@@ -54,9 +54,18 @@ def loop(x, labels, weight, bias, orders, sizes, *, rescale=False):
 # -- nested subsets -----------------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True)
+def _restored_block_sizes(monkeypatch):
+    """Undo what a test does to the sizes of blocks."""
+    for name in ("_BLOCK", "_FEW", "_MARGINS"):
+        monkeypatch.setattr(margins, name, getattr(margins, name))
+
+
+@pytest.mark.parametrize("few", [0, 10**6])
 @pytest.mark.parametrize("rescale", [False, True])
 @pytest.mark.parametrize("sizes", [[1, 2, 5, 20], [3, 19], [20]])
-def test_subset_errors_are_those_of_the_plain_loop(sizes, rescale):
+def test_subset_errors_are_those_of_the_plain_loop(sizes, rescale, few):
+    margins._FEW = few  # blocks of one label, or of many
     x, labels, weight, bias = layer()
     orders = orders_of(20, 7)
     answer = subset_errors(
@@ -79,7 +88,9 @@ def test_float32_activations_agree_with_float64_to_a_millionth():
     np.testing.assert_allclose(answer.loss, loss, rtol=1e-6)
 
 
-def test_a_loss_far_below_float32_rounding_is_still_resolved():
+@pytest.mark.parametrize("few", [0, 10**6])
+def test_a_loss_far_below_float32_rounding_is_still_resolved(few):
+    margins._FEW = few
     x = np.array([[20.0, 0.0], [25.0, 0.0]], dtype=np.float32)
     weight, bias = np.eye(2), np.zeros(2)
     answer = subset_errors(x, [0, 0], weight, bias, orders=[[0, 1]], sizes=[2])
@@ -87,8 +98,10 @@ def test_a_loss_far_below_float32_rounding_is_still_resolved():
     assert answer.loss[0, 0] == pytest.approx(exact, rel=1e-5)
 
 
+@pytest.mark.parametrize("few", [0, 10**6])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_huge_margins_do_not_overflow(dtype):
+def test_huge_margins_do_not_overflow(dtype, few):
+    margins._FEW = few
     x, labels, weight, bias = layer(scale=1000.0, dtype=dtype)
     orders = orders_of(20, 3)
     answer = subset_errors(x, labels, weight, bias, orders=orders, sizes=[1, 10, 20], rescale=True)
@@ -100,9 +113,12 @@ def test_huge_margins_do_not_overflow(dtype):
             assert answer.loss[t, k] == pytest.approx(expected.mean(), rel=1e-5)
 
 
-@settings(max_examples=40, deadline=None)
+@pytest.mark.parametrize("few", [0, 10**6])
+@settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10_000), outputs=st.integers(2, 5))
-def test_of_equal_logits_the_first_output_wins_as_in_argmax(seed, outputs):
+def test_of_equal_logits_the_first_output_wins_as_in_argmax(few, seed, outputs):
+    # with blocks of one label, and with blocks of many
+    margins._FEW = few
     rng = np.random.default_rng(seed)
     # small integers: sums are exact and ties are many
     x = rng.integers(0, 2, size=(30, 4)).astype(np.float32)
@@ -129,12 +145,12 @@ def test_permuting_samples_permutes_correctness_and_changes_no_count(seed):
 
 
 @pytest.mark.parametrize(("block", "held"), [(1, 1), (7, 100), (64, 10**6)])
-def test_blocks_and_threads_change_nothing(monkeypatch, block, held):
+@pytest.mark.parametrize("few", [0, 10**6])
+def test_blocks_and_threads_change_nothing(block, held, few):
     x, labels, weight, bias = layer()
     options = {"orders": orders_of(20, 9), "sizes": [1, 6, 20], "keep_correct": True}
     whole = subset_errors(x, labels, weight, bias, **options)
-    monkeypatch.setattr(margins, "_BLOCK", block)
-    monkeypatch.setattr(margins, "_MARGINS", held)
+    margins._BLOCK, margins._MARGINS, margins._FEW = block, held, few
     for threads in (1, 3):
         parts = subset_errors(x, labels, weight, bias, threads=threads, **options)
         np.testing.assert_array_equal(parts.wrong, whole.wrong)
@@ -159,11 +175,12 @@ def test_correctness_is_kept_only_when_asked_for():
 # -- whole readouts -----------------------------------------------------------------------
 
 
-def test_readout_errors_are_those_of_each_readout(monkeypatch):
+@pytest.mark.parametrize("few", [0, 10**6])
+def test_readout_errors_are_those_of_each_readout(few):
     x, labels, _, _ = layer()
     rng = np.random.default_rng(1)
     weights, biases = rng.normal(size=(6, 4, 20)), rng.normal(size=(6, 4))
-    monkeypatch.setattr(margins, "_MARGINS", 500)
+    margins._MARGINS, margins._FEW = 500, few
     answer = readout_errors(x, labels, weights, biases, keep_correct=True)
     for k in range(6):
         z = x @ weights[k].T + biases[k]

@@ -14,8 +14,12 @@ from numpy.typing import NDArray
 # Samples in a block, and margins (numbers) held at once: both sized to stay in a cache of 1 MB.
 _BLOCK = 2048
 _MARGINS = 2**17
+# Samples a label, on average, below which blocks mix labels.
+_FEW = 64
 # exp() of a margin beyond this would overflow float32 when summed over outputs
 _LARGE = 60.0
+
+Label = int | NDArray[np.int64]  # of all samples of a block, or of each
 
 
 def nested_margins(
@@ -27,6 +31,8 @@ def nested_margins(
     rescale: bool,
 ) -> Iterator[tuple[slice, int, NDArray[Any]]]:
     """Yield the margins of a few permutations at a time, at one size after the other.
+
+    Where labels differ within the block these are the logits; :func:`judge` takes either.
 
     ``samples`` is ``(neuron, sample)``, ``relative`` is ``(neuron, output)``, ``offset`` is
     ``(output,)``. Each item is a slice of permutations, the number of the size, and margins
@@ -64,16 +70,19 @@ def margins_step(outputs: int, samples: int) -> int:
     return max(1, _MARGINS // (outputs * min(samples, _BLOCK)))
 
 
-def judge(margins: NDArray[Any], label: int) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+def judge(margins: NDArray[Any], label: Label) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
     """Return which samples are wrong, and the summed loss; overwrites the margins.
 
-    ``margins``: shape ``(output, subset, sample)``, −inf in the row of the label itself.
+    ``margins``: shape ``(output, subset, sample)``. Of equal logits the first output wins.
     """
     with np.errstate(invalid="ignore", over="ignore"):
-        before = np.maximum.reduce(margins[:label], axis=0, initial=-np.inf)
-        after = np.maximum.reduce(margins[label + 1 :], axis=0, initial=-np.inf)
-        missed = (before >= 0) | (after > 0)  # of equal logits the first output wins
-        worst = np.maximum(before, after, out=before)
+        if isinstance(label, int):
+            before = np.maximum.reduce(margins[:label], axis=0, initial=-np.inf)
+            after = np.maximum.reduce(margins[label + 1 :], axis=0, initial=-np.inf)
+            missed = (before >= 0) | (after > 0)
+            worst = np.maximum(before, after, out=before)
+        else:
+            missed, worst = _subtract_own(margins, label)
         if worst.max() <= _LARGE:
             total = np.exp(margins, out=margins).sum(axis=0)
             losses = np.log1p(total, out=total)
@@ -85,23 +94,55 @@ def judge(margins: NDArray[Any], label: int) -> tuple[NDArray[np.bool_], NDArray
     return missed, losses.sum(axis=-1, dtype=np.float64)
 
 
-def label_blocks(target: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """Yield the label and the indices of blocks of samples that share it."""
+def _subtract_own(
+    logits: NDArray[Any], labels: NDArray[np.int64]
+) -> tuple[NDArray[np.bool_], NDArray[Any]]:
+    """Turn logits into margins, in place; return which are wrong and the largest margin."""
+    own = np.broadcast_to(labels, (1, *logits.shape[1:]))
+    logits -= np.take_along_axis(logits, own, axis=0)
+    np.put_along_axis(logits, own, -np.inf, axis=0)
+    worst = logits.max(axis=0)
+    missed = worst > 0
+    tied = worst == 0
+    if tied.any():
+        missed[tied] = (logits[:, tied] == 0).argmax(axis=0) < own[0][tied]
+    return missed, worst
+
+
+def label_blocks(
+    target: NDArray[np.int64], outputs: int
+) -> Iterator[tuple[Label, NDArray[np.int64]]]:
+    """Yield blocks of samples: the label that they share, or their labels, and their indices.
+
+    With few samples a label (a thousand classes) blocks of one label would be too small for a
+    matrix product: their samples are then taken as they come, and the logit of the label is
+    subtracted from the others sample by sample.
+    """
     order = np.argsort(target, kind="stable")
     edges = np.flatnonzero(np.diff(target[order])) + 1
+    if len(target) < _FEW * (len(edges) + 1):
+        step = max(1, min(_BLOCK, _MARGINS // outputs))
+        for start in range(0, len(target), step):
+            rows = np.arange(start, min(start + step, len(target)))
+            yield target[rows], rows
+        return
     for rows in np.split(order, edges):
         for start in range(0, len(rows), _BLOCK):
             yield int(target[rows[0]]), rows[start : start + _BLOCK]
 
 
-def relative_slopes(slopes: NDArray[np.float64], label: int) -> NDArray[np.float64]:
-    """Return ``A − A_y``; outputs are the first axis."""
+def relative_slopes(slopes: NDArray[np.float64], label: Label) -> NDArray[np.float64]:
+    """Return ``A − A_y``, or A where labels differ; outputs are the first axis."""
+    if not isinstance(label, int):
+        return slopes
     relative: NDArray[np.float64] = slopes - slopes[label]
     return relative
 
 
-def relative_offset(intercept: NDArray[np.float64], label: int) -> NDArray[np.float64]:
-    """Return ``b − b_y``, −inf for the label itself; outputs are the first axis."""
+def relative_offset(intercept: NDArray[np.float64], label: Label) -> NDArray[np.float64]:
+    """Return ``b − b_y``, −inf for the label itself, or b where labels differ."""
+    if not isinstance(label, int):
+        return intercept
     offset: NDArray[np.float64] = intercept - intercept[label]
     offset[label] = -np.inf  # the label is no rival of itself
     return offset

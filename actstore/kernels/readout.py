@@ -1,8 +1,8 @@
 """Error and loss of the trained readout when it sees only a subset of the neurons.
 
 The readout is ``logits = X Aᵀ + b`` with A of shape ``(output, neuron)``; a subset S keeps the
-columns ``A_S`` and the bias as they were trained: no refit. The products and
-the counting are in :mod:`actstore.kernels.margins`.
+columns ``A_S`` and the bias as they were trained: no refit. The products and the counting are in
+:mod:`actstore.kernels.margins`.
 """
 
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ from scipy.special import logsumexp
 
 from actstore.errors import InvalidDataError, InvalidParameterError
 from actstore.kernels.margins import (
+    Label,
     judge,
     label_blocks,
     margins_step,
@@ -193,7 +194,7 @@ def readout_errors(
     wrong, loss = np.zeros(count, np.int64), np.zeros(count)
     correct = np.empty((count, len(data)), np.bool_) if keep_correct else None
     step = margins_step(len(slopes), len(data))
-    for label, rows in label_blocks(target):
+    for label, rows in label_blocks(target, len(slopes)):
         samples = data[rows].T
         for start in range(0, count, step):
             part = slice(start, start + step)
@@ -267,7 +268,7 @@ def _nested(
     shape = len(orders), len(sizes)
     correct = np.empty((*shape, len(data)), np.bool_) if keep_correct else None
 
-    def count(block: tuple[int, NDArray[np.int64]]) -> tuple[Any, Any]:
+    def count(block: tuple[Label, NDArray[np.int64]]) -> tuple[Any, Any]:
         label, rows = block
         wrong, loss = np.zeros(shape, np.int64), np.zeros(shape)
         relative = np.ascontiguousarray(relative_slopes(slopes, label).T, dtype=data.dtype)
@@ -281,7 +282,7 @@ def _nested(
                 correct[part, k, rows] = ~missed
         return wrong, loss
 
-    blocks = label_blocks(target)
+    blocks = label_blocks(target, len(slopes))
     if threads == 1:
         counts = [count(block) for block in blocks]
     else:
