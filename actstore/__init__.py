@@ -7,6 +7,7 @@ from actstore._version import __version__
 if TYPE_CHECKING:
     from actstore.queries.clones import clones
     from actstore.queries.dynamics import dynamics
+    from actstore.queries.ensemble import ensemble
     from actstore.queries.error import error
     from actstore.queries.moments import moments
     from actstore.queries.noise import noise
@@ -22,6 +23,7 @@ _HOMES = {
     "Store": "actstore.store",
     "clones": "actstore.queries",
     "dynamics": "actstore.queries",
+    "ensemble": "actstore.queries",
     "error": "actstore.queries",
     "moments": "actstore.queries",
     "noise": "actstore.queries",
@@ -37,6 +39,7 @@ __all__ = [
     "__version__",
     "clones",
     "dynamics",
+    "ensemble",
     "error",
     "moments",
     "noise",

@@ -17,6 +17,7 @@ class Store(Catalogue):
 
     clones = queries.clones
     dynamics = queries.dynamics
+    ensemble = queries.ensemble
     error = queries.error
     moments = queries.moments
     noise = queries.noise

@@ -78,13 +78,12 @@ def _recorded(store: str, quiet: bool) -> list[str]:
 def _answer(store: str, names: list[str], figure: str) -> None:
     import actstore
     from actstore import plotting
-    from actstore.queries.table import rows
 
     from .query import table_of
     from .questions import question
 
     selected = actstore.open(store).sel(run=names)
     answer = selected.scaling(threshold=THRESHOLD, criterion="paper").compute()
-    click.echo(table_of(question("scaling"), rows(answer), answer))
+    click.echo(table_of(question("scaling"), answer))
     plotting.save("scaling", answer, figure)
     click.echo(f"\ndrew {figure}", err=True)

@@ -78,7 +78,7 @@ def ask(
     found = rows(answer)
     parameters = {k: v for k, v in result.attrs.items() if k != "query"}
     if form == "table":
-        click.echo(table_of(question, found, answer))
+        click.echo(table_of(question, answer))
     else:
         output.write_rows(found, form, query=question.name, parameters=parameters)
     if saved:
@@ -87,13 +87,16 @@ def ask(
         _draw(question.name, answer, plot)
 
 
-def table_of(question: Question, rows: output.Rows, answer: Any) -> str:
-    """Return the rows of an answer as a person wants to see them."""
+def table_of(question: Question, answer: Any) -> str:
+    """Return the rows of a computed answer as a person wants to see them."""
+    from actstore.queries.table import frames, records
+
     extra = [k for k, c in answer.coords.items() if c.dims == ("run",)]
     columns: list[str] = []
     for name in question.columns:
         columns += [k for k in extra if k not in ("run", *LEAD)] if name == "*" else [name]
-    return output.table(rows, columns) + _footer(question.name, answer)
+    tables = [output.table(records(table), columns) for table in frames(answer)]
+    return "\n\n".join(tables) + _footer(question.name, answer)
 
 
 def _footer(question: str, answer: Any) -> str:
@@ -145,21 +148,21 @@ def _where(pairs: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
     return wanted
 
 
-def _factors(text: str) -> int | list[int] | str | None:
-    if text in ("auto", "none"):
-        return None if text == "none" else text
-    numbers = _sizes(text, "--factors")
-    return numbers[0] if isinstance(numbers, list) and len(numbers) == 1 else numbers
+def _factors(text: str) -> int | str | list[int | str] | None:
+    if text == "none":
+        return None
+    parts: list[int | str] = [int(p) if p.isdigit() else p for p in text.split(",")]
+    return parts[0] if len(parts) == 1 else parts
 
 
-def _sizes(text: str | None, option: str = "--subset-size") -> list[int] | str | None:
+def _sizes(text: str | None) -> list[int] | str | None:
     if text is None or text == "all":
         return text
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise click.BadParameter(
-            f"{text!r} is not a number, or several as 8,16,32", param_hint=option
+            f"{text!r} is not a number, or several as 8,16,32", param_hint="--subset-size"
         ) from None
 
 

@@ -131,10 +131,10 @@ QUESTIONS = [
             SUBSETS,
             click.option(
                 "--factors",
-                default="auto",
+                default="gap",
                 show_default=True,
                 metavar="NUMBERS",
-                help="Signals of the matched null: auto, 10, 5,10,20, or none.",
+                help="Signals of the matched null: gap or bic choose, 10, gap,bic,20, or none.",
             ),
             click.option("--repeats", default=20, show_default=True, help="Simulated nulls."),
             click.option(
@@ -269,6 +269,33 @@ QUESTIONS = [
             )
         ],
         (*LEAD, "fraction", "components_needed", "participation_ratio", "effective_rank"),
+    ),
+    Question(
+        "ensemble",
+        """Does a wide network beat as many neurons in an ensemble of narrow ones?
+
+        \b
+        actstore query ensemble runs.zarr
+        actstore query ensemble runs.zarr --width 32,256 --format json
+        """,
+        [RNG_SEED],
+        (
+            "contest",
+            "rival",
+            "average",
+            "error_wide",
+            "error_rival",
+            "only_wide",
+            "only_rival",
+            "p_value",
+            "winner",
+            "setting",
+            "width",
+            "seeds",
+            "bias2",
+            "variance",
+            "squared_error",
+        ),
     ),
     Question(
         "moments",

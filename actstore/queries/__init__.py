@@ -2,6 +2,7 @@
 
 from actstore.queries.clones import clones
 from actstore.queries.dynamics import dynamics
+from actstore.queries.ensemble import ensemble
 from actstore.queries.error import error
 from actstore.queries.moments import moments
 from actstore.queries.noise import noise
@@ -12,6 +13,7 @@ from actstore.queries.spectrum import spectrum
 __all__ = [
     "clones",
     "dynamics",
+    "ensemble",
     "error",
     "moments",
     "noise",

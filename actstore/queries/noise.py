@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,11 @@ from actstore.kernels.independence import (
 from actstore.kernels.reconstruction import random_subsets
 from actstore.queries.apply import SUBSET, Layer, Output, concat_runs, describe, per_epoch
 from actstore.queries.apply import subset_blocks as blocks_for
-from actstore.queries.parameters import check_positive, subset_sizes
+from actstore.queries.parameters import (
+    check_positive,
+    check_seed_and_ridge,
+    subset_sizes,
+)
 from actstore.queries.reconstruction import SIZE, size_coords
 from actstore.queries.sources import Data, Source, sources
 
@@ -36,6 +40,7 @@ CORRELATIONS = {
     "largest_eigenvalue": Output((SIZE,), "largest eigenvalue of the residual correlations"),
 }
 FACTORS = "factors"
+RULES: dict[Any, Literal["gap", "bic"]] = {"gap": "gap", "bic": "bic"}
 
 #: the null is a mean over this many of the measured subsets at most: it has `repeats` of its own
 NULL_SUBSETS = 4
@@ -62,7 +67,7 @@ def noise(
     *,
     subset_size: int | Sequence[int] | str | None = None,
     subsets: int = 40,
-    factors: int | Sequence[int] | str | None = "auto",
+    factors: int | str | Sequence[int | str] | None = "gap",
     repeats: int = 20,
     eigenvalues: bool = False,
     split: str = "test",
@@ -87,10 +92,11 @@ def noise(
         Sizes w to answer for; None is the width, its half, its quarter, … 1.
     subsets : int
         Random subsets a size (the paper: 40).
-    factors : int, sequence of int, "auto" or None
-        Number of shared signals of the matched null; "auto" chooses it by the Bayesian
-        information criterion; several add a dim ``factors`` and show how the answer depends on
-        the number; None leaves the null out.
+    factors : int, "gap", "bic", a sequence of these, or None
+        Number of shared signals of the matched null, or the rule that chooses it: "gap" puts the
+        border where consecutive eigenvalues differ most, "bic" counts every correlation that
+        pays for its parameters. Several add a dim ``factors`` and show how the answer depends on
+        it; None leaves the null out.
     repeats : int
         Simulated measurements of the null; its interval is taken over them.
     eigenvalues : bool
@@ -134,7 +140,8 @@ def noise(
     likelihood, as many samples as were measured are drawn from it, and the same subsets
     evaluated. A measurement is ``consistent`` with independent noise if its mean over subsets is
     no more than 5 % above the null or within its interval. The number of factors matters: too
-    few leave shared signals in the residuals.
+    few leave shared signals in the residuals, and enough of them explain any correlated noise.
+    "gap" and "bic" bracket the answer; it is firm where both give the same.
 
     References
     ----------
@@ -149,6 +156,7 @@ def noise(
     True
     """
     check_positive(subsets=subsets, repeats=repeats)
+    check_seed_and_ridge(rng_seed, ridge)
     wanted = _check_factors(factors)
     found = sources(data, split=split, layer=layer)
     sizes = subset_sizes(subset_size, found)
@@ -170,6 +178,7 @@ def noise(
     return describe(
         together if wanted is None else _judged(together),
         "noise",
+        found,
         split=split,
         layer=layer,
         subsets=subsets,
@@ -233,7 +242,7 @@ def _null(
     sizes: Sequence[int],
     used: int,
     subsets: int,
-    wanted: Sequence[int | None],
+    wanted: Sequence[int | str],
     repeats: int,
     rng_seed: int,
     ridge: float,
@@ -248,7 +257,11 @@ def _null(
         levels = np.full((3, len(wanted), len(sizes)), np.nan)
         numbers, converged = np.zeros(len(wanted), int), np.ones(len(wanted), bool)
         for k, asked in enumerate(wanted):
-            number = choose_n_factors(covariance, count=count) if asked is None else asked
+            number = (
+                choose_n_factors(covariance, count=count, rule=RULES[asked])
+                if isinstance(asked, str)
+                else asked
+            )
             model = fit_factors(covariance, n_factors=min(number, n - 1), count=count)
             numbers[k], converged[k] = model.n_factors, model.converged
             if len(exist):
@@ -262,7 +275,7 @@ def _null(
 
     lengths = {SIZE: len(sizes), FACTORS: len(wanted)}
     null = per_epoch(kernel, source, (split,), NULL, sizes=lengths, cache=cache)
-    names = ["auto" if asked is None else str(asked) for asked in wanted]
+    names = [str(asked) for asked in wanted]
     return null.assign_coords({FACTORS: (FACTORS, names, {"long_name": "factors asked for"})})
 
 
@@ -292,14 +305,16 @@ def _in_words(excess: Array, consistent: Array) -> Array:
     return words
 
 
-def _check_factors(factors: int | Sequence[int] | str | None) -> list[int | None] | None:
-    """Return the numbers of factors, None standing for the one to be chosen."""
+def _check_factors(
+    factors: int | str | Sequence[int | str] | None,
+) -> list[int | str] | None:
+    """Return the numbers of factors and the rules that were asked for."""
     if factors is None:
         return None
     several = [factors] if isinstance(factors, int | str) else list(factors)
     for one in several:
-        if one != "auto" and (not isinstance(one, int) or one < 0):
+        if one not in RULES and (not isinstance(one, int) or one < 0):
             raise InvalidParameterError(
-                f"factors={one!r} was asked for; give a number from 0, several, 'auto' or None"
+                f"factors={one!r} was asked for; give a number from 0, 'gap', 'bic' or None"
             )
-    return [None if one == "auto" else int(one) for one in several]
+    return several

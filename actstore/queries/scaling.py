@@ -15,13 +15,16 @@ from actstore.kernels.fits import critical_width, power_law
 from actstore.queries.apply import describe
 from actstore.queries.apply import subset_blocks as blocks_for
 from actstore.queries.clones import RESAMPLE, RESAMPLES, THRESHOLD, THRESHOLDS, critical_sizes
-from actstore.queries.parameters import check_criterion, check_positive, check_thresholds
-from actstore.queries.sources import Data, Source, last_epoch, sources
+from actstore.queries.parameters import (
+    check_criterion,
+    check_positive,
+    check_seed_and_ridge,
+    check_thresholds,
+)
+from actstore.queries.settings import SETTING, WIDTH, Settings
+from actstore.queries.sources import Data, last_epoch, sources
 
 Array: TypeAlias = npt.NDArray[Any]
-
-SETTING = "setting"
-WIDTH = "width"
 
 _PER_WIDTH = {
     "critical_size": "smallest subset size whose mean R² is the threshold, mean over seeds",
@@ -118,6 +121,7 @@ def scaling(
     thresholds = check_thresholds(threshold)
     r2_name = check_criterion(criterion)
     check_positive(subsets=subsets)
+    check_seed_and_ridge(rng_seed, ridge)
     if window is not None and not 0 < window[0] < window[1]:
         raise InvalidParameterError(
             f"window {window} was asked for; give the narrowest and the widest width, as 32 512"
@@ -132,13 +136,14 @@ def scaling(
         for source in found
     ]  # fmt: skip
     together = xr.concat(runs, dim=schema.RUN).chunk({schema.RUN: -1})
-    plan = _Plan(found)
+    settings = Settings(found)
+    growth = _Growth(settings)
 
     def kernel(size: Array, drawn: Array, alive: Array) -> tuple[Array, ...]:
         rng = np.random.default_rng(rng_seed)
-        return plan.answer(size, drawn, alive, thresholds, window, rng)
+        return growth.answer(size, drawn, alive, thresholds, window, rng)
 
-    shapes = {SETTING: len(plan.settings), WIDTH: len(plan.widths), THRESHOLD: len(thresholds)}
+    shapes = dict(zip((SETTING, WIDTH), settings.shape, strict=True))
     results = xr.apply_ufunc(
         kernel,
         together["critical_size"],
@@ -151,7 +156,7 @@ def scaling(
         ],
         dask="parallelized",
         output_dtypes=["float64"] * (len(_PER_WIDTH) + len(_PER_SETTING)),
-        dask_gufunc_kwargs={"output_sizes": {k: v for k, v in shapes.items() if k != THRESHOLD}},
+        dask_gufunc_kwargs={"output_sizes": shapes},
     )
     texts = {**_PER_WIDTH, **_PER_SETTING}
     answer = xr.Dataset(
@@ -160,9 +165,12 @@ def scaling(
             for (name, text), array in zip(texts.items(), results, strict=True)
         }
     )
+    known = {name: settings.metric(name) for name in ("train_error", "test_error")}
+    known["seeds"] = settings.seeds()
     return describe(
-        _with_clones(answer).assign(plan.known()).assign_coords(plan.coords()),
+        _with_clones(answer).assign(known).assign_coords(settings.coords()),
         "scaling",
+        found,
         criterion=criterion,
         split=split,
         layer=layer,
@@ -173,20 +181,11 @@ def scaling(
     )
 
 
-class _Plan:
-    """Which run stands for which setting, width and seed."""
+class _Growth:
+    """The numbers and fits of a scaling, from the critical sizes of the runs."""
 
-    def __init__(self, found: Sequence[Source]) -> None:
-        self.found = found
-        keys = [
-            tuple((k, v) for k, v in s.coords.items() if k not in ("width", "seed")) for s in found
-        ]
-        self.settings = list(dict.fromkeys(keys))
-        self.widths = sorted({source.width for source in found})
-        self.members: dict[tuple[int, int], list[int]] = {}
-        for run, (key, source) in enumerate(zip(keys, found, strict=True)):
-            place = (self.settings.index(key), self.widths.index(source.width))
-            self.members.setdefault(place, []).append(run)
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
 
     def answer(
         self,
@@ -205,13 +204,13 @@ class _Plan:
         drawn : (run, threshold, resample)
         alive : (run,)
         """
-        shape = (len(self.settings), len(self.widths), len(thresholds))
+        shape = (*self.settings.shape, len(thresholds))
         sizes, ratios = np.full(shape, np.nan), np.full(shape, np.nan)
         drawn_sizes = np.full((*shape, RESAMPLES), np.nan)
         drawn_ratios = drawn_sizes.copy()
         ratio = alive[:, None] / size
         drawn_ratio = alive[:, None, None] / drawn
-        for place, runs in self.members.items():
+        for place, runs in self.settings.members.items():
             sizes[place], ratios[place] = size[runs].mean(0), ratio[runs].mean(0)
             # a bootstrap over seeds (which runs) and subsets (which resample of each)
             for b in range(RESAMPLES):
@@ -219,15 +218,19 @@ class _Plan:
                 drawn_sizes[place][:, b] = drawn[again, :, b].mean(0)
                 drawn_ratios[place][:, b] = drawn_ratio[again, :, b].mean(0)
         per_width = [sizes, *_interval(drawn_sizes), ratios, *_interval(drawn_ratios)]
-        per_setting = np.full((len(_PER_SETTING), len(self.settings), len(thresholds)), np.nan)
-        for s in range(len(self.settings)):
+        per_setting = np.full((len(_PER_SETTING), shape[0], len(thresholds)), np.nan)
+        for s in range(shape[0]):
             for t in range(len(thresholds)):
                 per_setting[:, s, t] = self._fits(ratios[s, :, t], drawn_ratios[s, :, t], window)
         return (*per_width, *per_setting)
 
     def _fits(self, ratio: Array, drawn: Array, window: tuple[float, float] | None) -> list[float]:
         held = np.isfinite(ratio)
-        widths, ratio, drawn = np.asarray(self.widths, float)[held], ratio[held], drawn[held]
+        widths, ratio, drawn = (
+            np.asarray(self.settings.widths, float)[held],
+            ratio[held],
+            drawn[held],
+        )
         low, high = window or _window(widths, ratio)
         inside = (widths >= low) & (widths <= high)
         bend = critical_width(widths, ratio)
@@ -247,32 +250,6 @@ class _Plan:
             *_quantiles(bends),
             bend.slope,
         ]
-
-    def known(self) -> dict[str, Any]:
-        """Return the variables that need no activations: seeds and errors by setting and width."""
-        shape = (len(self.settings), len(self.widths))
-        seeds = np.zeros(shape, int)
-        metrics = {"train_error": np.full(shape, np.nan), "test_error": np.full(shape, np.nan)}
-        for place, runs in self.members.items():
-            seeds[place] = len(runs)
-            for name, values in metrics.items():
-                logged = [_last(self.found[run], name) for run in runs]
-                values[place] = np.mean(logged)
-        return {
-            "seeds": ((SETTING, WIDTH), seeds, {"long_name": "runs of the width", "units": "1"}),
-            **{n: ((SETTING, WIDTH), v, schema.describe(n)) for n, v in metrics.items()},
-        }
-
-    def coords(self) -> dict[str, Any]:
-        """Return the coordinates: widths, and each hyper-parameter by setting."""
-        keys = list(dict.fromkeys(key for setting in self.settings for key, _ in setting))
-        columns = {key: [dict(setting).get(key, "") for setting in self.settings] for key in keys}
-        words = [", ".join(f"{k}={v}" for k, v in s) or "all" for s in self.settings]
-        return {
-            SETTING: (SETTING, words, {"long_name": "hyper-parameters"}),
-            WIDTH: (WIDTH, self.widths, schema.describe(WIDTH)),
-            **{key: (SETTING, np.asarray(values)) for key, values in columns.items()},
-        }
 
 
 def _with_clones(answer: xr.Dataset) -> xr.Dataset:
@@ -309,13 +286,6 @@ def _quantiles(values: list[float]) -> list[float]:
     if len(finite) < len(values) / 2:  # the bend is not there in most resamples
         return [np.nan, np.nan]
     return [float(q) for q in np.quantile(finite, [0.05, 0.95])]
-
-
-def _last(source: Source, metric: str) -> float:
-    if source.run is None:
-        return float("nan")
-    metrics = source.run.metrics()
-    return float(metrics[metric][-1]) if metric in metrics else float("nan")
 
 
 def _unit(name: str) -> str:

@@ -57,12 +57,37 @@ def rows(result: xr.Dataset) -> list[dict[str, Any]]:
     result : Dataset
         What a query returned; it is computed if it is lazy.
     """
-    return _records(frame(result))
+    return records(frame(result))
 
 
 def frame(result: xr.Dataset) -> pd.DataFrame:
-    """Return the rows of a result as a pandas table; see :func:`rows`."""
+    """Return the rows of a result as one pandas table; see :func:`rows`."""
+    found = frames(result)
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+
+
+def frames(result: xr.Dataset) -> list[pd.DataFrame]:
+    """Return a pandas table for each group of variables that share dims.
+
+    Most results have one; contests and widths, say, are two.
+    """
     values = shown(result).compute()
+    return [_frame(values[names]) for names in _families(values)]
+
+
+def _families(values: xr.Dataset) -> list[list[str]]:
+    """Group the variables that are linked by shared dims."""
+    families: list[tuple[set[str], list[str]]] = []
+    for key, variable in values.data_vars.items():
+        dims = {str(d) for d in variable.dims}
+        linked = [f for f in families if f[0] & dims or not dims]
+        families = [f for f in families if f not in linked]
+        merged = (dims.union(*(f[0] for f in linked)), [n for f in linked for n in f[1]])
+        families.append((merged[0], [*merged[1], str(key)]))
+    return [names for _, names in families]
+
+
+def _frame(values: xr.Dataset) -> pd.DataFrame:
     dims = [d for d in ROW_DIMS if d in values.dims]
     if not dims:
         return pd.DataFrame([{str(k): v.item() for k, v in values.data_vars.items()}])
@@ -72,17 +97,17 @@ def frame(result: xr.Dataset) -> pd.DataFrame:
     measured = [k for k in whole if table[k].dtype.kind == "f"]
     if measured:
         table = table[table[measured].notna().any(axis=1)]
-    lead = [*dims[:1], *_run_columns(result, table), *dims[1:]]
+    lead = [*dims[:1], *_coordinates(values, dims[0]), *dims[1:]]
     columns = [*dict.fromkeys(lead), *(str(k) for k in values.data_vars)]
     return table[columns].reset_index(drop=True)
 
 
-def _run_columns(result: xr.Dataset, table: pd.DataFrame) -> Sequence[str]:
-    coords = [str(k) for k, c in result.coords.items() if c.dims in ((schema.RUN,), ("setting",))]
-    return [c for c in coords if c in table.columns]
+def _coordinates(values: xr.Dataset, dim: str) -> Sequence[str]:
+    return [str(k) for k, c in values.coords.items() if c.dims == (dim,) and k != dim]
 
 
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return a dict a row of a table, of plain Python values."""
     plain = table.astype(object).where(table.notna(), None)
     return [
         {str(k): v.item() if hasattr(v, "item") else v for k, v in row.items()}

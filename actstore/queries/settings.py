@@ -1,0 +1,81 @@
+"""Runs arranged by setting of the hyper-parameters, width and seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from actstore import schema
+from actstore.queries.sources import Source
+
+SETTING = "setting"
+WIDTH = "width"
+
+
+class Settings:
+    """Which run stands for which setting of the hyper-parameters, width and seed.
+
+    Attributes
+    ----------
+    found : sequence of Source
+    widths : list of int
+    members : dict of (setting, width) to list of int
+        Numbers of the runs, in the order of their seeds.
+    """
+
+    def __init__(self, found: Sequence[Source]) -> None:
+        self.found = found
+        keys = [
+            tuple((k, v) for k, v in s.coords.items() if k not in ("width", "seed")) for s in found
+        ]
+        self._settings = list(dict.fromkeys(keys))
+        self.widths = sorted({source.width for source in found})
+        self.members: dict[tuple[int, int], list[int]] = {}
+        for run, (key, source) in enumerate(zip(keys, found, strict=True)):
+            place = (self._settings.index(key), self.widths.index(source.width))
+            self.members.setdefault(place, []).append(run)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Numbers of settings and of widths."""
+        return (len(self._settings), len(self.widths))
+
+    def names(self) -> list[str]:
+        """Return each setting in words."""
+        return [", ".join(f"{k}={v}" for k, v in setting) or "all" for setting in self._settings]
+
+    def seeds(self) -> xr.Variable:
+        """Return the number of runs ``(setting, width)``."""
+        seeds = np.zeros(self.shape, int)
+        for place, runs in self.members.items():
+            seeds[place] = len(runs)
+        return xr.Variable(
+            (SETTING, WIDTH), seeds, {"long_name": "runs of the width", "units": "1"}
+        )
+
+    def metric(self, name: str) -> xr.Variable:
+        """Return the last value of a metric, mean over seeds ``(setting, width)``."""
+        values = np.full(self.shape, np.nan)
+        for place, runs in self.members.items():
+            values[place] = np.mean([_last(self.found[run], name) for run in runs])
+        return xr.Variable((SETTING, WIDTH), values, schema.describe(name))
+
+    def coords(self) -> dict[str, Any]:
+        """Return the coordinates: widths, and each hyper-parameter by setting."""
+        keys = list(dict.fromkeys(key for setting in self._settings for key, _ in setting))
+        columns = {key: [dict(setting).get(key, "") for setting in self._settings] for key in keys}
+        return {
+            SETTING: (SETTING, self.names(), {"long_name": "hyper-parameters"}),
+            WIDTH: (WIDTH, self.widths, schema.describe(WIDTH)),
+            **{key: (SETTING, np.asarray(values)) for key, values in columns.items()},
+        }
+
+
+def _last(source: Source, metric: str) -> float:
+    if source.run is None:
+        return float("nan")
+    metrics = source.run.metrics()
+    return float(metrics[metric][-1]) if metric in metrics else float("nan")
