@@ -91,6 +91,8 @@ def read(leaf: Leaf, slot: int) -> Moments | None:
     if inner.attrs.get("created") != leaf.created:
         warnings.warn(f"{where} are of an earlier recording; computed anew", StoreWarning, 2)
         return None
+    if schema.COUNT not in inner:  # another task is making the group at this moment
+        return None
     try:
         if slot >= inner[schema.COUNT].shape[0] or (count := int(inner[schema.COUNT][slot])) < 0:
             return None
