@@ -9,16 +9,34 @@ from actstore.errors import MissingExtraError
 
 try:
     from actstore.plotting.clones import clones
+    from actstore.plotting.dynamics import dynamics
+    from actstore.plotting.ensemble import bias_variance, ensemble
+    from actstore.plotting.error import error, error_decay
     from actstore.plotting.figure import figure, save
     from actstore.plotting.matrix import clone_matrix
     from actstore.plotting.noise import noise
     from actstore.plotting.reconstruction import reconstruction
     from actstore.plotting.scaling import scaling
-except ModuleNotFoundError as error:
-    if (error.name or "").partition(".")[0] != "matplotlib":
+    from actstore.plotting.spectrum import spectrum
+except ModuleNotFoundError as missing:
+    if (missing.name or "").partition(".")[0] != "matplotlib":
         raise
     raise MissingExtraError(
         "figures need matplotlib, which is not installed; pip install 'actstore[plot]'"
-    ) from error
+    ) from missing
 
-__all__ = ["clone_matrix", "clones", "figure", "noise", "reconstruction", "save", "scaling"]
+__all__ = [
+    "bias_variance",
+    "clone_matrix",
+    "clones",
+    "dynamics",
+    "ensemble",
+    "error",
+    "error_decay",
+    "figure",
+    "noise",
+    "reconstruction",
+    "save",
+    "scaling",
+    "spectrum",
+]

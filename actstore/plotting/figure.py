@@ -13,12 +13,19 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from actstore.errors import ActstoreError, InvalidParameterError
-from actstore.plotting.clones import columns as settings_beside
+from actstore.plotting.clones import columns as clones_beside
 from actstore.plotting.clones import pieces as clones
+from actstore.plotting.dynamics import columns as dynamics_beside
+from actstore.plotting.dynamics import pieces as dynamics
+from actstore.plotting.ensemble import height as ensemble_height
+from actstore.plotting.ensemble import pieces as ensemble
+from actstore.plotting.error import columns as errors_beside
+from actstore.plotting.error import pieces as error
 from actstore.plotting.noise import pieces as noise
 from actstore.plotting.panels import Piece
 from actstore.plotting.reconstruction import pieces as reconstruction
 from actstore.plotting.scaling import pieces as scaling
+from actstore.plotting.spectrum import pieces as spectrum
 from actstore.plotting.style import GREY, STYLE, legend_of, legend_right
 
 KINDS = (".png", ".svg", ".pdf")
@@ -38,6 +45,8 @@ class Drawing(NamedTuple):
         Returns how many panels stand side by side, at most.
     shared_legend, shared_y : bool
         Whether one legend, and one vertical axis, serve all panels.
+    height : callable, optional
+        Returns the inches of a panel of this result, where they differ.
     """
 
     pieces: Callable[[xr.Dataset], list[Piece]]
@@ -46,6 +55,7 @@ class Drawing(NamedTuple):
     columns: Callable[[xr.Dataset], int]
     shared_legend: bool = True
     shared_y: bool = False
+    height: Callable[[xr.Dataset], float] | None = None
 
 
 def _three(result: xr.Dataset) -> int:
@@ -60,12 +70,23 @@ DRAWINGS = {
     "reconstruction": Drawing(
         reconstruction, "R² of the layer from random subsets", (4.2, 3.7), _three, shared_y=True
     ),
-    "clones": Drawing(clones, "Number of clones", (4.4, 3.7), settings_beside),
-    "noise": Drawing(noise, "Correlation of what subsets miss", (4.2, 3.7), _three, shared_y=True),
+    "clones": Drawing(clones, "Number of clones", (4.4, 3.7), clones_beside),
+    "noise": Drawing(
+        noise, "Correlation of what subsets miss", (4.2, 3.7), _three, shared_y=True
+    ),
     "scaling": Drawing(
         scaling, "Number of clones against width", (7.6, 3.7), _one, shared_legend=False
     ),
-}
+    "error": Drawing(error, "Error of subsets", (4.4, 3.6), errors_beside),
+    "dynamics": Drawing(dynamics, "Clones in training", (4.4, 3.2), dynamics_beside),
+    "ensemble": Drawing(
+        ensemble, "Wide networks and ensembles", (7.6, 3.6), _one, shared_legend=False,
+        height=ensemble_height,
+    ),
+    "spectrum": Drawing(
+        spectrum, "Spectrum of the layer", (7.6, 3.7), _one, shared_legend=False
+    ),
+}  # fmt: skip
 
 
 def figure(question: str, result: xr.Dataset) -> Figure:
@@ -99,6 +120,7 @@ def figure(question: str, result: xr.Dataset) -> Figure:
         columns = min(drawing.columns(result), len(pieces))
         rows = -(-len(pieces) // columns)
         wide, high = drawing.size
+        high = drawing.height(result) if drawing.height else high
         legend = 2.3 if drawing.shared_legend else 0.0
         whole = Figure(figsize=(wide * columns + legend, high * rows + 0.3), layout="constrained")
         grid = (

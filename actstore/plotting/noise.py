@@ -13,13 +13,15 @@ from actstore.plotting.series import (
     band_entry,
     curve,
     groups,
+    highest,
     opacity,
     size_axis,
 )
-from actstore.plotting.style import BAND, GREY
+from actstore.plotting.style import BAND, GREY, by_category
 
 MEASURED = "residual_correlation_heldout"
-NULL = "matched_null"
+NULL = "null"
+FACTORS = "factors"
 
 
 def noise(result: xr.Dataset, *, ax: Axes | None = None) -> Axes:
@@ -52,57 +54,60 @@ def noise(result: xr.Dataset, *, ax: Axes | None = None) -> Axes:
 
 
 def pieces(result: xr.Dataset) -> list[Piece]:
-    """Return one drawing a setting."""
+    """Return one drawing a setting, on one scale."""
+    found = groups(result, MEASURED)
+    top = 1.05 * max(highest(group, MEASURED) for group in found)
 
     def of(group: Group) -> Piece:
-        return lambda ax: _draw(ax, group)
+        return lambda ax: _draw(ax, group, top)
 
-    return [of(group) for group in groups(result, MEASURED)]
+    return [of(group) for group in found]
 
 
-def _draw(ax: Axes, group: Group) -> None:
+def _draw(ax: Axes, group: Group, top: float) -> None:
     single = len(group.series) == 1
     label = "neurons outside the subset" if single else ""
     for one in group.series:
-        curve(
-            ax,
-            one,
-            MEASURED,
-            label="neurons outside the subset" if single else "",
-            band=opacity(group),
-        )
+        curve(ax, one, MEASURED, label=label, band=opacity(group))
         if NULL in one.data:
-            _null(ax, one)
+            _null(ax, one, single)
     if single:
-        faint = {"linestyle": "-.", "color": GREY, "marker": ""}
-        curve(ax, group.series[0], "residual_correlation", label="all neurons (paper)", band=0,
-              **faint)  # fmt: skip
+        faint = {"linestyle": "-.", "color": GREY, "marker": "", "lw": 1.1}
+        label = "all neurons (paper)"
+        curve(ax, group.series[0], "residual_correlation", label=label, band=0, **faint)
+    elif any(NULL in one.data for one in group.series):
+        ax.plot([], [], color=GREY, ls="--", lw=1.1, label="matched null, by width")
     _floor(ax, group)
     band_entry(ax)
-    ax.set_ylim(bottom=0)
+    ax.set_ylim(0, top)
     size_axis(ax, group)
     ax.set_ylabel("mean |correlation| of residuals")
     ax.set_title(", ".join(filter(None, [group.title, group.series[0].label if single else ""])))
 
 
-def _null(ax: Axes, one: Series) -> None:
-    look = {"linestyle": "--", "marker": "", "lw": 1.1}
-    known = set(ax.get_legend_handles_labels()[1])
-    curve(ax, one, NULL, label="_null", band=0, **look)
-    label = "matched null: independent noise"
-    if label not in known:
-        ax.plot([], [], color=GREY, ls="--", lw=1.1, label=label)
-    if f"{NULL}_low" in one.data:
-        mean = one.data[[f"{NULL}_low", f"{NULL}_high"]].mean("run")
-        sizes, low, high = mean[SIZE], mean[f"{NULL}_low"], mean[f"{NULL}_high"]
-        ax.fill_between(sizes, low, high, color=one.look["color"], alpha=BAND, lw=0, hatch="///")
+def _null(ax: Axes, one: Series, single: bool) -> None:
+    """Draw the null, for a single curve with its interval and for each number of factors."""
+    nulls = one.data if FACTORS in one.data.dims else one.data.expand_dims(FACTORS)
+    for number in range(nulls.sizes[FACTORS] if single else 1):
+        chosen = nulls.isel({FACTORS: number})
+        factors = sorted({int(n) for n in chosen["n_factors"].values.ravel()})
+        look = {"ls": "--" if number == 0 else (0, (number + 1, 2)), "marker": "", "lw": 1.1}
+        if not single:
+            curve(ax, one._replace(data=chosen), NULL, label="_null", band=0, **look)
+            continue
+        look["color"] = by_category(number + 1)["color"]
+        label = f"matched null, {'…'.join(map(str, factors))} factors"
+        curve(ax, one._replace(data=chosen), NULL, label=label, band=0, **look)
+        ends = chosen[[f"{NULL}_low", f"{NULL}_high"]].mean("run")
+        ax.fill_between(ends[SIZE], ends[f"{NULL}_low"], ends[f"{NULL}_high"], alpha=BAND, lw=0,
+                        color=look["color"])  # fmt: skip
 
 
 def _floor(ax: Axes, group: Group) -> None:
-    """Draw the floor of the series that reaches the largest sizes: it hardly depends on width."""
+    """Draw the floor of the widest: it depends on samples and subset size, not on width."""
     widest = max(group.series, key=lambda one: int(one.data["width"].max()))
     samples = sorted({int(n) for one in group.series for n in one.data["count"].values.ravel()})
-    many = f"{samples[-1]}" if len(samples) == 1 else f"{samples[0]}…{samples[-1]}"
+    many = "…".join(map(str, sorted({samples[0], samples[-1]})))
     look = {"linestyle": ":", "marker": "", "color": "black", "lw": 1.2, "zorder": 1}
     label = f"sampling floor, {many} samples"
     curve(ax, widest, "sampling_floor", label=label, band=0, **look)

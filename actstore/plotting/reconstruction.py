@@ -70,20 +70,14 @@ def _draw(ax: Axes, group: Group, criterion: Criterion, threshold: float | None)
     single = len(group.series) == 1
     label = NAMES[criterion] if single else ""
     for one in group.series:
-        curve(
-            ax,
-            one,
-            VARIABLES[criterion],
-            label=NAMES[criterion] if single else "",
-            band=opacity(group),
-        )
+        curve(ax, one, VARIABLES[criterion], label=label, band=opacity(group))
     if single:
         other: Criterion = "paper" if criterion == "heldout" else "heldout"
         faint = {"linestyle": "--", "color": GREY, "marker": "", "lw": 1.1}
         curve(ax, group.series[0], VARIABLES[other], label=NAMES[other], band=0, **faint)
     if threshold is not None:
-        label = f"R² = {plain(threshold)}"
-        ax.axhline(threshold, color="black", ls=":", lw=1, label=label, zorder=1)
+        said = f"R² = {plain(threshold)}"
+        ax.axhline(threshold, color="black", ls=":", lw=1, label=said, zorder=1)
     band_entry(ax)
     lowest = min(float(np.min(line.get_ydata())) for line in ax.lines)
     ax.set_ylim(min(0.0, max(lowest, -0.5)) - 0.02, 1.02)

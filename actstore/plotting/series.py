@@ -45,7 +45,9 @@ class Group(NamedTuple):
     series: list[Series]
 
 
-def groups(result: xr.Dataset, measured: str) -> list[Group]:
+def groups(
+    result: xr.Dataset, measured: str, *, dims: tuple[str, ...] = (SUBSET, SIZE)
+) -> list[Group]:
     """Return the panels of a result: one a setting, with a curve a width or an epoch.
 
     Settings of a single width and epoch share a panel. Where both widths and epochs are several,
@@ -58,8 +60,10 @@ def groups(result: xr.Dataset, measured: str) -> list[Group]:
         taken as one.
     measured : str
         The variable that says which epochs a run has.
+    dims : tuple of str
+        Dims of the curves.
     """
-    found = settings.whole(result, schema.RUN, schema.EPOCH, SUBSET, SIZE)
+    found = settings.whole(result, schema.RUN, schema.EPOCH, *dims)
     widths = sorted(set(found["width"].values.tolist()))
     epochs = found[schema.EPOCH].values.tolist()
     if len(widths) > 1 or len(epochs) == 1:
@@ -70,12 +74,12 @@ def groups(result: xr.Dataset, measured: str) -> list[Group]:
             title = f"W = {widths[0]}"
             series = [Series(s, by_category(i), runs) for i, (s, runs) in enumerate(parts)]
             return [Group(title, series)]
-        looks = _looks(widths)
+        looks = looks_of(widths)
         return [
             Group(", ".join(filter(None, [setting, note])), _by_width(runs, looks))
             for setting, runs in parts
         ]
-    looks = _looks(epochs)
+    looks = looks_of(epochs)
     return [
         Group(", ".join(filter(None, [setting, f"W = {widths[0]}"])), _by_epoch(runs, looks))
         for setting, runs in settings.by_setting(found)
@@ -86,20 +90,34 @@ def curve(
     ax: Axes, series: Series, name: str, *, label: str = "", band: float = BAND, **look: Any
 ) -> None:
     """Draw the mean over subsets and seeds, and a band of this opacity that holds 90 % of them."""
-    values = series.data[name].transpose(..., SIZE).values
-    values = values.reshape(-1, values.shape[-1])
-    held = np.isfinite(values).any(0)
-    if not held.any():
+    sizes, values = _held(series, name)
+    if not len(sizes):
         return
-    sizes = series.data[SIZE].values[held].astype(float)
-    middle = np.nanmean(values[:, held], 0)
     style = {**series.look, "label": label or series.label, **look}
     if len(sizes) > FEW:
         style["marker"] = ""
-    ax.plot(sizes, middle, **style)
+    if "ls" in style:
+        style.pop("linestyle")
+    ax.plot(sizes, np.nanmean(values, 0), **style)
     if band and len(values) > 1:
-        low, high = np.nanquantile(values[:, held], [0.05, 0.95], axis=0)
+        low, high = np.nanquantile(values, [0.05, 0.95], axis=0)
         ax.fill_between(sizes, low, high, color=style["color"], alpha=band, lw=0)
+
+
+def highest(group: Group, name: str) -> float:
+    """Return the upper end of the highest band of a panel."""
+    ends = [
+        np.nanquantile(_held(one, name)[1], 0.95, axis=0).max(initial=0) for one in group.series
+    ]
+    return float(max(ends))
+
+
+def _held(series: Series, name: str) -> tuple[Array, Array]:
+    """Return the sizes that have values, and those: ``(seed and subset, subset_size)``."""
+    values = series.data[name].transpose(..., SIZE).values
+    values = values.reshape(-1, values.shape[-1])
+    held = np.isfinite(values).any(0)
+    return series.data[SIZE].values[held].astype(float), values[:, held]
 
 
 def opacity(group: Group) -> float:
@@ -119,7 +137,7 @@ def size_axis(ax: Axes, group: Group) -> None:
     ax.set_xlabel("subset size: neurons in the subset")
 
 
-def _looks(values: list[int]) -> dict[int, dict[str, Any]]:
+def looks_of(values: list[int]) -> dict[int, dict[str, Any]]:
     """Dark to light by value, which survives grey; a single curve has no order to show."""
     if len(values) == 1:
         return {values[0]: by_category(0)}

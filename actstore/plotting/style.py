@@ -59,7 +59,8 @@ def by_category(number: int) -> dict[str, Any]:
     """Return colour, marker and line of the ``number``-th of things without an order."""
     return {
         "color": COLOURS[number % len(COLOURS)],
-        "marker": MARKERS[number % len(MARKERS)],
+        # one further for each round of colours, so that no two of 49 look the same
+        "marker": MARKERS[(number + number // len(COLOURS)) % len(MARKERS)],
         "linestyle": LINES[number % len(LINES)],
     }
 

@@ -1,0 +1,159 @@
+"""Clones and errors against the epoch of training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, NullLocator
+
+from actstore import schema
+from actstore.plotting import settings
+from actstore.plotting.panels import Piece, draw_one
+from actstore.plotting.scaling import CRITERIA, FEWEST, NONE, none_row
+from actstore.plotting.series import Group, Series, looks_of
+from actstore.plotting.style import GREY, plain
+
+THRESHOLD = "threshold"
+ERRORS = {"train_error": "-", "test_error": "--"}
+
+
+def dynamics(result: xr.Dataset, *, ax: Axes | None = None) -> Axes:
+    """Draw the number of clones against epoch, one curve a width, for one setting and threshold.
+
+    A triangle above the axes marks the first recorded epoch of zero train error, in the colour
+    of the width. Several seeds are averaged. Epochs without clones are in the row "none".
+
+    Parameters
+    ----------
+    result : Dataset
+        What :func:`actstore.dynamics` returned, of one setting and one threshold.
+    ax : Axes, optional
+        Where to draw; by default on a new figure.
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    InvalidParameterError
+        If the result holds several settings or thresholds: select one, or use
+        :func:`actstore.plotting.figure`.
+    """
+    return draw_one(_clones(result), "dynamics", ax)
+
+
+def pieces(result: xr.Dataset) -> list[Piece]:
+    """Return the errors of each setting, then the clones of each threshold and setting."""
+    return [*_errors(result), *_clones(result)]
+
+
+def columns(result: xr.Dataset) -> int:
+    """Return how many panels stand side by side: one a setting."""
+    return len(settings.by_setting(settings.whole(result[["alive"]], schema.RUN)))
+
+
+def _groups(result: xr.Dataset, names: list[str]) -> list[Group]:
+    """Return one panel a setting, with a curve a width."""
+    found = settings.whole(result[names], schema.RUN, schema.EPOCH)
+    widths = sorted(set(found["width"].values.tolist()))
+    looks = looks_of(widths)
+    return [
+        Group(
+            setting,
+            [
+                Series(f"W = {width}", looks[width], runs.isel({schema.RUN: places}))
+                for width in widths
+                if (places := np.flatnonzero(runs["width"].values == width)).size
+            ],
+        )
+        for setting, runs in settings.by_setting(found)
+    ]
+
+
+def _errors(result: xr.Dataset) -> list[Piece]:
+    known = [name for name in ERRORS if name in result]
+    if not known:
+        return []
+
+    def of(group: Group) -> Piece:
+        return lambda ax: _draw_errors(ax, group, known)
+
+    return [of(group) for group in _groups(result, known)]
+
+
+def _clones(result: xr.Dataset) -> list[Piece]:
+    known = ["width_ratio", *[n for n in ("interpolation_epoch",) if n in result]]
+    found = settings.whole(result[known], schema.RUN, schema.EPOCH, THRESHOLD)
+    top = 1.5 * max(4.0, float(found["width_ratio"].max()))
+    criterion = CRITERIA.get(str(result.attrs.get("criterion")), "R²")
+
+    def of(group: Group, said: str) -> Piece:
+        return lambda ax: _draw_clones(ax, group, said, top)
+
+    return [
+        of(group, f"{criterion} ≥ {plain(float(threshold))}")
+        for threshold in found[THRESHOLD].values
+        for group in _groups(found.sel({THRESHOLD: threshold}), known)
+    ]
+
+
+def _draw_errors(ax: Axes, group: Group, known: list[str]) -> None:
+    for one in group.series:
+        for name in known:
+            mean = one.data[name].mean(schema.RUN)
+            look: dict[str, Any] = {**one.look, "linestyle": ERRORS[name], "ms": 4}
+            look["label"] = one.label if name == known[0] else "_"
+            if name == "test_error":
+                look["marker"] = ""
+            ax.plot(mean[schema.EPOCH], mean, **look)
+    for name in known:
+        label = name.replace("_", " ")
+        ax.plot([], [], color=GREY, ls=ERRORS[name], lw=1.1, label=label)
+    ax.set_ylim(bottom=0)
+    _epoch_axis(ax, group)
+    ax.set_ylabel("error")
+    ax.set_title(", ".join(filter(None, [group.title, "error"])))
+
+
+def _draw_clones(ax: Axes, group: Group, said: str, top: float) -> None:
+    none_row(ax, top)
+    for number, one in enumerate(group.series):
+        ratio = one.data["width_ratio"].mean(schema.RUN)
+        epochs, values = ratio[schema.EPOCH].values.astype(float), ratio.values
+        ax.plot(epochs, np.where(values >= FEWEST, values, np.nan), **one.look, label=one.label)
+        none = np.isfinite(values) & ~(values >= FEWEST)
+        # one above the other, so that no width hides another
+        row = NONE * 1.25 ** ((number + 0.5) / len(group.series) - 0.5) ** 1
+        look = {**one.look, "linestyle": "", "ms": 3.5, "label": "_"}
+        ax.plot(epochs[none], np.full(none.sum(), row), **look)
+        if "interpolation_epoch" in one.data:
+            first = float(one.data["interpolation_epoch"].mean(schema.RUN))
+            if np.isfinite(first):
+                ax.plot(first, 1.0, marker="v", ls="", color=one.look["color"], clip_on=False,
+                        transform=ax.get_xaxis_transform())  # fmt: skip
+                if len(group.series) == 1:
+                    ax.axvline(first, color=GREY, ls=":", lw=1)
+    if any("interpolation_epoch" in one.data for one in group.series):
+        ax.plot([], [], marker="v", ls="", color=GREY, label="first with zero train error")
+    _epoch_axis(ax, group)
+    ax.set_ylabel("number of clones")
+    ax.set_title(", ".join(filter(None, [group.title, said])))
+
+
+def _epoch_axis(ax: Axes, group: Group) -> None:
+    """Stretch the early epochs where they were recorded more densely than the late ones."""
+    epochs = np.unique([e for one in group.series for e in one.data[schema.EPOCH].values])
+    ax.set_xlabel("epoch")
+    steps = np.diff(epochs)
+    if len(steps) < 2 or steps.max() <= 4 * steps.min():
+        return
+    ax.set_xscale("symlog", linthresh=1, base=10)
+    ticks = [0.0, *(m * 10.0**k for k in range(0, 7) for m in (1, 2, 5))]
+    ax.set_xticks([t for t in ticks if epochs.min() <= t <= epochs.max()])
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
+    ax.set_xlim(epochs.min() - 0.1, epochs.max() * 1.1)
