@@ -115,8 +115,8 @@ def output_options(command: F) -> F:
     return _decorated(command, options)
 
 
-def compute_options(command: F) -> F:
-    """How the answer is computed."""
+def compute_options(*, cached: bool) -> Callable[[F], F]:
+    """How the answer is computed; ``cached`` questions are asked of moments."""
     options = [
         click.option(
             "--workers", type=click.IntRange(1), help="Use this many processes instead of threads."
@@ -128,13 +128,16 @@ def compute_options(command: F) -> F:
         click.option(
             "--explain", is_flag=True, help="Say what would be read and computed, and stop."
         ),
-        click.option(
-            "--cache/--no-cache",
-            default=None,
-            help="Keep moments in the store.  [default: if smaller than the activations]",
-        ),
     ]
-    return _decorated(command, options)
+    if cached:
+        options.append(
+            click.option(
+                "--cache/--no-cache",
+                default=None,
+                help="Keep moments in the store.  [default: if smaller than the activations]",
+            )
+        )
+    return lambda command: _decorated(command, options)
 
 
 def _decorated(command: F, options: list[Any]) -> F:

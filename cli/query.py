@@ -23,8 +23,7 @@ def build(question: Question) -> click.Command:
 
     run.__doc__ = question.text
     decorated: Callable[..., Any] = run
-    for decorate in (compute_options, output_options):
-        decorated = decorate(decorated)
+    decorated = output_options(compute_options(cached=question.cached)(decorated))
     for option in reversed(question.options):
         decorated = option(decorated)
     decorated = selection_options(question.epoch)(decorated)

@@ -67,10 +67,12 @@ class Question:
         *,
         layer_options: Sequence[Any] = (SPLIT, LAYER),
         epoch: str = "-1",
+        cached: bool = True,
     ) -> None:
         self.name, self.text, self.columns = name, text, columns
         self.options = [*options, *layer_options]
         self.epoch = epoch  # the default of --epoch
+        self.cached = cached  # whether it is asked of moments
 
 
 #: columns that every question leads with; the star stands for the hyper-parameters
@@ -296,6 +298,7 @@ QUESTIONS = [
             "variance",
             "squared_error",
         ),
+        cached=False,
     ),
     Question(
         "moments",

@@ -12,6 +12,9 @@ from actstore import schema
 
 #: dims that a row stands for, in the order of their columns; other dims never make rows
 ROW_DIMS = (
+    "contest",
+    "rival",
+    "average",
     "setting",
     "run",
     schema.EPOCH,
