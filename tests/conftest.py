@@ -1,1 +1,42 @@
 """Fixtures that many tests share."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import actstore
+
+from .command_line import Answer, run
+from .planted import record_planted
+
+
+@pytest.fixture(scope="session")
+def planted_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the path of a store with known clones, made once; what a test writes stays cached."""
+    return record_planted(tmp_path_factory.mktemp("planted") / "planted.zarr")
+
+
+@pytest.fixture(scope="session")
+def planted(planted_path: Path) -> actstore.Store:
+    """Open the store with known clones."""
+    return actstore.open(planted_path)
+
+
+@pytest.fixture
+def fresh(planted_path: Path, tmp_path: Path) -> Path:
+    """Copy the planted store without its cache, for a test that changes it."""
+    copy = tmp_path / "fresh.zarr"
+    shutil.copytree(planted_path, copy, ignore=shutil.ignore_patterns("moments"))
+    return copy
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+    """Call the console entry point in this process."""
+
+    def call(*arguments: object) -> Answer:
+        return run(capsys, [str(argument) for argument in arguments])
+
+    return call
