@@ -11,7 +11,7 @@ import xarray as xr
 
 from actstore import schema
 from actstore._version import __version__
-from actstore.errors import InvalidDataError
+from actstore.errors import InvalidDataError, InvalidParameterError
 from actstore.kernels.moments import Moments, alive
 from actstore.queries.blas import single_threaded
 from actstore.queries.sources import Source
@@ -94,6 +94,11 @@ def per_epoch(
     Dataset
         The outputs with the leading dims ``(epoch,)`` or ``(epoch, subset)``. Lazy.
     """
+    if source.run is None and len(splits) > 1:
+        raise InvalidParameterError(
+            f"splits {splits[0]!r} and {splits[1]!r} were asked of a dataset, which holds one "
+            "split; ask them of a store"
+        )
     arguments: list[xr.DataArray] = []
     core: list[list[str]] = []
     for split in splits:
@@ -112,6 +117,8 @@ def per_epoch(
         arguments.append(xr.DataArray(np.arange(subsets), dims=SUBSET).chunk({SUBSET: size}))
         core.append([])
 
+    name = source.name  # a closure over the source would carry its data into every task
+
     def block(*arrays: Array) -> Any:
         *flat, epoch = arrays[: len(core) - (subsets is not None)]
         numbers = arrays[-1] if subsets is not None else None
@@ -121,7 +128,7 @@ def per_epoch(
                 parts = [a.reshape(len(epoch), *a.shape[a.ndim - len(c) :])[i]
                          for a, c in zip(flat, core, strict=False)]  # fmt: skip
                 k = 3 * len(splits)
-                layer = _layer(parts[:k], f"epoch {number} of run {source.name!r}")
+                layer = _layer(parts[:k], f"epoch {number} of run {name!r}")
                 rest = parts[k:] if numbers is None else [*parts[k:], numbers]
                 found.append(kernel(layer, *rest))
         stacked = tuple(
@@ -175,9 +182,12 @@ def concat_runs(results: Sequence[xr.Dataset], found: Sequence[Source]) -> xr.Da
     return labelled
 
 
-def describe(data: xr.Dataset, query: str, **parameters: Any) -> xr.Dataset:
+def describe(
+    data: xr.Dataset, query: str, found: Sequence[Source] = (), **parameters: Any
+) -> xr.Dataset:
     """Write into a result what it answers and how: a saved result explains itself."""
-    kept = {k: v for k, v in parameters.items() if v is not None}
+    own = {key: named for source in found for key, named in source.named.items()}
+    kept = {k: own.get(k, v) for k, v in parameters.items() if v is not None}
     attrs = {k: list(v) if isinstance(v, tuple | list) else v for k, v in kept.items()}
     attrs = {
         k: int(v) if isinstance(v, bool) else v for k, v in attrs.items()

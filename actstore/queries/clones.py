@@ -22,7 +22,12 @@ from actstore.kernels.partition import (
 from actstore.kernels.reconstruction import critical_size
 from actstore.queries.apply import Layer, Output, concat_runs, describe, per_epoch
 from actstore.queries.apply import subset_blocks as blocks_for
-from actstore.queries.parameters import check_criterion, check_positive, check_thresholds
+from actstore.queries.parameters import (
+    check_criterion,
+    check_positive,
+    check_seed_and_ridge,
+    check_thresholds,
+)
 from actstore.queries.reconstruction import SIZE, curves_of
 from actstore.queries.sources import Data, Source, sources
 
@@ -157,6 +162,7 @@ def clones(
     thresholds = check_thresholds(threshold)
     r2_name = check_criterion(criterion)
     check_positive(subsets=subsets, max_clones=max_clones)
+    check_seed_and_ridge(rng_seed, ridge)
     if strategy not in ("random", "greedy"):
         raise InvalidParameterError(
             f"strategy {strategy!r} was asked for; it is 'random' or 'greedy'"
@@ -179,6 +185,7 @@ def clones(
     return describe(
         concat_runs(results, found),
         "clones",
+        found,
         criterion=criterion,
         strategy=strategy,
         parts=parts,
@@ -286,7 +293,9 @@ def _partition(
     def cut(layer: Layer, threshold: float, size: float) -> Array:
         n = len(layer.alive)
         if parts is not None:
-            return random_partition(n, max(1, n // parts), seed=rng_seed)
+            labels = random_partition(n, max(1, n // parts), seed=rng_seed)
+            labels[labels >= parts] = -1  # dead neurons can leave enough over for another part
+            return labels
         if strategy == "random":
             return random_partition(n, int(size), seed=rng_seed)
         return greedy_partition(

@@ -20,6 +20,7 @@ from actstore.queries.noise import measured as residuals
 from actstore.queries.parameters import (
     check_criterion,
     check_positive,
+    check_seed_and_ridge,
     check_thresholds,
     subset_sizes,
 )
@@ -104,6 +105,7 @@ def dynamics(
     thresholds = check_thresholds(threshold)
     r2_name = check_criterion(criterion)
     check_positive(subsets=subsets)
+    check_seed_and_ridge(rng_seed, ridge)
     found = sources(data, split=split, layer=layer)
     blocks = blocks_for(found, subsets)
     shared: dict[str, Any] = {
@@ -125,6 +127,7 @@ def dynamics(
     return describe(
         concat_runs(results, found),
         "dynamics",
+        found,
         criterion=criterion,
         split=split,
         layer=layer,

@@ -18,7 +18,11 @@ from actstore.kernels.reconstruction import random_subsets
 from actstore.queries.apply import SUBSET, concat_runs, describe
 from actstore.queries.apply import subset_blocks as blocks_for
 from actstore.queries.blas import single_threaded
-from actstore.queries.parameters import check_positive, subset_sizes
+from actstore.queries.parameters import (
+    check_positive,
+    check_seed_and_ridge,
+    subset_sizes,
+)
 from actstore.queries.reconstruction import SIZE, size_coords
 from actstore.queries.refit import refitted
 from actstore.queries.sources import Data, Source, sources
@@ -115,6 +119,7 @@ def error(
     arXiv 2106.03485, section 4 and figure 2 (error of a chunk); arXiv 2306.00183 for the refit.
     """
     check_positive(subsets=subsets)
+    check_seed_and_ridge(rng_seed, ridge)
     if refit < 0:
         raise InvalidParameterError(f"refit={refit} was asked for; give a number of subsets from 0")
     names = [splits] if isinstance(splits, str) else list(dict.fromkeys(splits))
@@ -136,6 +141,7 @@ def error(
     return describe(
         concat_runs(results, found),
         "error",
+        found,
         splits=names,
         layer=layer,
         subsets=subsets,

@@ -60,4 +60,4 @@ def moments(
             long_name="sum of the neurons' variances", units="1"
         )
         results.append(one.assign(total_variance=total))
-    return describe(concat_runs(results, found), "moments", split=split, layer=layer)
+    return describe(concat_runs(results, found), "moments", found, split=split, layer=layer)

@@ -45,6 +45,16 @@ def check_positive(**counts: int) -> None:
             raise InvalidParameterError(f"{name}={value} was asked for; it must be at least 1")
 
 
+def check_seed_and_ridge(rng_seed: int, ridge: float = 0.0) -> None:
+    """Raise InvalidParameterError if the seed is negative, or the ridge negative or infinite."""
+    if rng_seed < 0:
+        raise InvalidParameterError(f"rng_seed={rng_seed} was asked for; seeds count from 0")
+    if not 0 <= ridge < np.inf:
+        raise InvalidParameterError(
+            f"ridge={ridge} was asked for; give a finite number from 0, such as 1e-8"
+        )
+
+
 def subset_sizes(sizes: int | Sequence[int] | str | None, found: Sequence[Source]) -> list[int]:
     """Return the subset sizes to answer for.
 

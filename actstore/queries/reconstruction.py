@@ -12,7 +12,11 @@ from actstore import schema
 from actstore.kernels.reconstruction import cross_prefix_r2, prefix_r2, random_subsets
 from actstore.queries.apply import SUBSET, Layer, Output, concat_runs, describe, per_epoch
 from actstore.queries.apply import subset_blocks as blocks_for
-from actstore.queries.parameters import check_positive, subset_sizes
+from actstore.queries.parameters import (
+    check_positive,
+    check_seed_and_ridge,
+    subset_sizes,
+)
 from actstore.queries.sources import Data, Source, sources
 
 SIZE = "subset_size"
@@ -91,6 +95,7 @@ def reconstruction(
     ('run', 'epoch', 'subset_size')
     """
     check_positive(subsets=subsets)
+    check_seed_and_ridge(rng_seed, ridge)
     fit, score = fit_split or split, score_split or fit_split or split
     found = sources(data, split=fit, layer=layer)
     sizes = subset_sizes(subset_size, found)
@@ -104,6 +109,7 @@ def reconstruction(
     return describe(
         concat_runs(results, found),
         "reconstruction",
+        found,
         split=score,
         fit_split=fit,
         layer=layer,

@@ -44,6 +44,8 @@ class Source:
         ``comoment (epoch, neuron, other_neuron)``.
     run : Run or None
         Where labels, readout and metrics are, if the source is a run.
+    named : dict
+        Split and layer by the dataset's own attributes, whatever was asked for.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Source:
     width: int
     moments: Callable[..., xr.Dataset]
     run: Run | None = None
+    named: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def sources(data: Data, *, layer: str, split: str = "test") -> list[Source]:
@@ -161,6 +164,7 @@ def _from_dataset(data: xr.Dataset) -> Source:
         epochs=x[schema.EPOCH].values,
         width=width,
         moments=functools.partial(_dataset_moments, x.drop_vars(set(x.coords) - {schema.EPOCH})),
+        named={key: str(data.attrs[key]) for key in ("split", "layer") if key in data.attrs},
     )
 
 

@@ -115,4 +115,4 @@ def spectrum(
                 }
             )
         )
-    return describe(concat_runs(results, found), "spectrum", split=split, layer=layer)
+    return describe(concat_runs(results, found), "spectrum", found, split=split, layer=layer)
