@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from . import output
-from .options import compute_options, epochs, flat, output_options, selection_options
+from .options import compute_options, epochs, flat, output_options, parse_value, selection_options
 from .questions import LEAD, QUESTIONS, Question
 
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -65,6 +65,8 @@ def ask(
         options["subset_size"] = _sizes(options["subset_size"])
     if "factors" in options:
         options["factors"] = _factors(options["factors"])
+    if isinstance(options.get("error_inf"), str):
+        options["error_inf"] = parse_value(options["error_inf"])
     if "splits" in options:
         options["splits"] = options["splits"].split(",")
     if options.get("window") is not None:
@@ -106,6 +108,7 @@ def _footer(question: str, answer: Any) -> str:
         for threshold in answer["threshold"].values:
             one = answer.sel(setting=setting, threshold=threshold)
             lines.append(f"{setting}, R² ≥ {threshold:g}: {_growth(one)}")
+    lines += [_decay(answer.sel(setting=setting)) for setting in answer["setting"].values]
     return "\n\n" + "\n".join(lines) + _criterion(answer)
 
 
@@ -123,6 +126,15 @@ def _growth(one: Any) -> str:
     )
     bend = float(one["critical_width"])
     return text + (f"; critical width {bend:.3g}" if bend == bend else "")
+
+
+def _decay(one: Any) -> str:
+    gamma, low, high = (float(one[f"gamma{end}"]) for end in ("", "_low", "_high"))
+    known = "" if gamma == gamma else " cannot be told"
+    law = f" ~ width^-{gamma:.2f} ({low:.2f}…{high:.2f})" if gamma == gamma else ""
+    window = f"{float(one['gamma_window_low']):g}…{float(one['gamma_window_high']):g}"
+    inf = f", error_inf {float(one['error_inf']):.4g}" if gamma == gamma else ""
+    return f"{one['setting'].item()}, test error - error_inf{known}{law} over {window}{inf}"
 
 
 def _criterion(answer: Any) -> str:

@@ -174,6 +174,10 @@ QUESTIONS = [
             THRESHOLD,
             CRITERION,
             WINDOW,
+            click.option(
+                "--error-inf",
+                help="Error at infinite width: a number, or ensemble.  [default: fit]",
+            ),
             SUBSETS,
             RNG_SEED,
             RIDGE,

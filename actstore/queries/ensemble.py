@@ -14,10 +14,9 @@ from scipy.special import softmax
 from actstore import schema
 from actstore.errors import InvalidDataError
 from actstore.kernels.ensembles import bias_variance, mcnemar
-from actstore.kernels.partition import random_partition
 from actstore.queries.apply import describe
-from actstore.queries.blas import single_threaded
 from actstore.queries.error import readable
+from actstore.queries.logits import MEMBER, clone_logits, logits_of
 from actstore.queries.settings import SETTING, WIDTH, Settings
 from actstore.queries.sources import Data, Source, last_epoch
 
@@ -26,7 +25,6 @@ Array: TypeAlias = npt.NDArray[Any]
 CONTEST = "contest"
 AVERAGE = "average"
 RIVAL = "rival"
-MEMBER = "member"
 AVERAGES = ("logits", "probabilities")
 RIVALS = ("narrow ensemble", "clones", "wide ensemble")
 
@@ -127,7 +125,7 @@ def ensemble(
     contests = _contests(settings)
     if not contests and not any(len(runs) > 1 for runs in settings.members.values()):
         raise InvalidDataError(_too_few(settings))
-    logits = [_logits(source, split, layer) for source in found]
+    logits = [logits_of(source, split, layer) for source in found]
     parts = [_contest(c, logits, found, split, layer, label, rng_seed) for c in contests]
     answer = _bias_variance(settings, logits, label)
     if parts:
@@ -183,74 +181,6 @@ def _labels(found: Sequence[Source], split: str) -> xr.DataArray:
     return first
 
 
-def _bare(array: xr.DataArray) -> xr.DataArray:
-    return (
-        array.isel({schema.EPOCH: 0}, drop=True)
-        .reset_coords(drop=True)
-        .drop_vars(array.dims, errors="ignore")
-    )
-
-
-def _logits(source: Source, split: str, layer: str) -> xr.DataArray:
-    """Return the logits ``(sample, output)`` of a run, lazily."""
-    assert source.run is not None
-    readout = source.run.readout()
-
-    def kernel(x: Array, weight: Array, bias: Array) -> Array:
-        with single_threaded():
-            return x.astype(np.float64) @ weight.T + bias
-
-    logits: xr.DataArray = xr.apply_ufunc(
-        kernel,
-        _bare(source.run.dataset(split, layer)[schema.ACTIVATIONS]),
-        _bare(readout[schema.WEIGHT]),
-        _bare(readout[schema.BIAS]),
-        input_core_dims=[
-            [schema.SAMPLE, schema.NEURON],
-            [schema.OUTPUT, schema.NEURON],
-            [schema.OUTPUT],
-        ],
-        output_core_dims=[[schema.SAMPLE, schema.OUTPUT]],
-        dask="parallelized",
-        output_dtypes=["float64"],
-    )
-    return logits
-
-
-def _clone_logits(source: Source, split: str, layer: str, size: int, rng_seed: int) -> xr.DataArray:
-    """Return the logits ``(member, sample, output)`` of disjoint subsets, rescaled."""
-    assert source.run is not None
-    parts = random_partition(source.width, size, seed=rng_seed)
-    count = source.width // size
-    readout = source.run.readout()
-
-    def kernel(x: Array, weight: Array, bias: Array) -> Array:
-        with single_threaded():
-            return np.stack(
-                [
-                    count * (x[:, parts == k].astype(np.float64) @ weight[:, parts == k].T) + bias
-                    for k in range(count)
-                ]
-            )
-
-    logits: xr.DataArray = xr.apply_ufunc(
-        kernel,
-        _bare(source.run.dataset(split, layer)[schema.ACTIVATIONS]),
-        _bare(readout[schema.WEIGHT]),
-        _bare(readout[schema.BIAS]),
-        input_core_dims=[
-            [schema.SAMPLE, schema.NEURON],
-            [schema.OUTPUT, schema.NEURON],
-            [schema.OUTPUT],
-        ],
-        output_core_dims=[[MEMBER, schema.SAMPLE, schema.OUTPUT]],
-        dask="parallelized",
-        output_dtypes=["float64"],
-        dask_gufunc_kwargs={"output_sizes": {MEMBER: count}},
-    )
-    return logits
-
-
 def _contest(
     contest: Contest,
     logits: Sequence[xr.DataArray],
@@ -283,7 +213,7 @@ def _contest(
     results = xr.apply_ufunc(
         kernel,
         stacked(contest.narrow_runs).rename({MEMBER: "narrow"}),
-        _clone_logits(wide_source, split, layer, contest.narrow, rng_seed),
+        clone_logits(wide_source, split, layer, contest.narrow, rng_seed),
         stacked(contest.wide_runs).rename({MEMBER: "wide"}),
         input_core_dims=[["narrow", *dims], [MEMBER, *dims], ["wide", *dims]],
         output_core_dims=[[d for d in ds if d != CONTEST] for _, ds in COUNTED.values()],

@@ -23,6 +23,7 @@ from actstore.queries.parameters import (
 )
 from actstore.queries.settings import SETTING, WIDTH, Settings
 from actstore.queries.sources import Data, last_epoch, sources
+from actstore.queries.width_law import width_law
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -53,6 +54,7 @@ def scaling(
     threshold: float | Sequence[float] = THRESHOLDS,
     criterion: Literal["heldout", "paper"] = "heldout",
     window: tuple[float, float] | None = None,
+    error_inf: float | Literal["ensemble"] | None = None,
     subsets: int = 40,
     split: str = "test",
     layer: str = schema.DEFAULT_LAYER,
@@ -77,6 +79,9 @@ def scaling(
     window : (low, high), optional
         Widths of the fit of the exponent; by default from the first width that has clones,
         with all wider ones, to the widest. A window of fewer than three widths gives NaN.
+    error_inf : float or "ensemble", optional
+        Error at infinite width in :math:`error - error_{inf} = a W^{-γ}`: a number, that of all
+        seeds of the widest width with their logits averaged, or fitted.
     subsets : int
         Random subsets a size (the paper: 40).
     split, layer : str
@@ -97,7 +102,10 @@ def scaling(
         clones) and ``has_clones``. With dims
         ``(setting, threshold)``: ``exponent``, ``window_low``, ``window_high``,
         ``critical_width``, ``clones_per_neuron``. With ``(setting, width)``: ``seeds``,
-        ``train_error``, ``test_error``. Lazy: no activations are read until values are asked for.
+        ``train_error``, ``test_error``; with ``(setting,)``, of the logged error of ``split``
+        against width, ``gamma`` with ``gamma_low`` and ``gamma_high`` (95 %), ``error_inf``,
+        ``gamma_window_low`` and ``gamma_window_high``. Lazy: no activations are read until values
+        are asked for.
 
     Raises
     ------
@@ -167,8 +175,9 @@ def scaling(
     )
     known = {name: settings.metric(name) for name in ("train_error", "test_error")}
     known["seeds"] = settings.seeds()
+    law = width_law(settings, split=split, layer=layer, error_inf=error_inf, window=window)
     return describe(
-        _with_clones(answer).assign(known).assign_coords(settings.coords()),
+        _with_clones(answer).assign(known).merge(law).assign_coords(settings.coords()),
         "scaling",
         found,
         criterion=criterion,
