@@ -81,12 +81,15 @@ def check_plot(path: str | None) -> None:
 
 
 def table(rows: Rows, columns: Sequence[str]) -> str:
-    """Return rows as text, numbers to four digits, right-aligned."""
+    """Return rows as text, numbers to four digits, right-aligned.
+
+    A column ``x…`` shows x with its interval, from the columns ``x_low`` and ``x_high``.
+    """
     if not rows:
         return "no rows"
-    kept = [c for c in columns if c in rows[0] and any(r[c] is not None for r in rows)]
-    cells = [[cell(row[c]) for c in kept] for row in rows]
-    heads = [c.replace("_", " ") for c in kept]
+    kept = [c for c in columns if any(row.get(c.rstrip("…")) is not None for row in rows)]
+    cells = [[_of(row, c) for c in kept] for row in rows]
+    heads = [c.replace("_", " ").rstrip("…") for c in kept]
     lines = _heads(heads, cells)
     widths = [max(len(line[k]) for line in [*lines, *cells]) for k in range(len(kept))]
     out = [
@@ -94,6 +97,16 @@ def table(rows: Rows, columns: Sequence[str]) -> str:
         for line in [*lines, ["-" * w for w in widths], *cells]
     ]
     return "\n".join(out)
+
+
+def _of(row: dict[str, Any], column: str) -> str:
+    if not column.endswith("…"):
+        return cell(row[column])
+    name = column.rstrip("…")
+    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+    if row[name] is None or low is None or high is None:
+        return cell(row[name])
+    return f"{cell(row[name])} ({low:.3g}…{high:.3g})"
 
 
 def cell(value: Any) -> str:
@@ -105,7 +118,7 @@ def cell(value: Any) -> str:
     if isinstance(value, float):
         if math.isfinite(value) and value == int(value) and abs(value) < 1e6:
             return str(int(value))
-        return f"{value:.4g}" if abs(value) < 1 else f"{value:.5g}"
+        return f"{value:.4g}"
     return str(value)
 
 

@@ -92,10 +92,12 @@ def table_of(question: Question, answer: Any) -> str:
     """Return the rows of a computed answer as a person wants to see them."""
     from actstore.queries.table import frames, records
 
-    extra = [k for k, c in answer.coords.items() if c.dims == ("run",)]
+    extra = [k for k, c in answer.coords.items() if c.dims in (("run",), ("setting",))]
     columns: list[str] = []
     for name in question.columns:
-        columns += [k for k in extra if k not in ("run", *LEAD)] if name == "*" else [name]
+        columns += (
+            [k for k in extra if k not in ("run", "setting", *LEAD)] if name == "*" else [name]
+        )
     tables = [output.table(records(table), columns) for table in frames(answer)]
     return "\n\n".join(tables) + _footer(question.name, answer)
 

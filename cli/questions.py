@@ -88,7 +88,7 @@ QUESTIONS = [
         actstore query reconstruction digits.zarr --fit-split train --score-split test
         """,
         [SUBSET_SIZE, SUBSETS, FIT_SPLIT, SCORE_SPLIT, RNG_SEED, RIDGE],
-        (*LEAD, "subset_size", "r2", "r2_low", "r2_high", "r2_heldout"),
+        (*LEAD, "subset_size", "r2_heldout…", "r2…"),
     ),
     Question(
         "clones",
@@ -118,7 +118,7 @@ QUESTIONS = [
             RNG_SEED,
             RIDGE,
         ],
-        (*LEAD, "threshold", "critical_size", "n_clones", "certified_clones", "component_bound"),
+        (*LEAD, "threshold", "critical_size…", "n_clones", "certified_clones", "component_bound"),
     ),
     Question(
         "noise",
@@ -183,16 +183,14 @@ QUESTIONS = [
             RIDGE,
         ],
         (
-            "setting",
+            "*",
             "width",
             "seeds",
             "train_error",
             "test_error",
             "threshold",
             "critical_size",
-            "n_clones",
-            "n_clones_low",
-            "n_clones_high",
+            "n_clones…",
         ),
     ),
     Question(
