@@ -28,6 +28,8 @@ from actstore.recording.capture import (
     readout_arrays,
     unwrap,
 )
+from actstore.recording.forward import forward as default_forward
+from actstore.recording.forward import is_number
 from actstore.recording.rows import Rows
 from actstore.recording.schedule import Schedule
 from actstore.recording.snapshot import Array, EpochSnapshot
@@ -159,8 +161,9 @@ class Recorder:
         self._taps, self._pool = taps, pool
         self.width = self._width(width)
         self.run = run or schema.run_name(self.width, seed, hyper_parameters or {})
-        self._writer = self._open(
+        self._writer = _open(
             store,
+            self.run,
             slots=self.schedule.slots(epochs),
             attributes=schema.run_attributes(
                 model=model_name or type(inner).__name__,
@@ -286,14 +289,14 @@ class Recorder:
         InvalidParameterError, CaptureError, InvalidDataError, StoreWriteError
             As :meth:`epoch` and :meth:`EpochSnapshot.watch`.
         """
-        metrics = {name: x for name, x in splits_and_metrics.items() if _is_number(x)}
+        metrics = {name: x for name, x in splits_and_metrics.items() if is_number(x)}
         # torch.compile skips hooks, the model inside does not.
         model = getattr(self.model, "_orig_mod", self.model)
         with self.epoch(epoch) as snapshot:
             for split, loader in splits_and_metrics.items():
                 if split not in metrics:
                     for batch in snapshot.watch(loader, split, labels=labels):
-                        (forward or _forward)(model, batch)
+                        (forward or default_forward)(model, batch)
             snapshot.log(**metrics)
 
     def flush(self) -> None:
@@ -334,29 +337,6 @@ class Recorder:
                 f"neurons; give width={found}, or name another readout with readout="
             )
         return found
-
-    def _open(
-        self,
-        store: StorePath,
-        *,
-        slots: int,
-        attributes: Mapping[str, Any],
-        resume: bool,
-        overwrite: bool,
-    ) -> RunWriter | None:
-        create = functools.partial(
-            RunWriter.create, store, self.run, slots=slots, attributes=attributes
-        )
-        if not resume:
-            return create(overwrite=overwrite)
-        with contextlib.suppress(RunExistsError):
-            return create()
-        try:
-            return RunWriter.append(store, self.run)
-        except RunExistsError:
-            return None  # complete: nothing is left to record
-        except (InvalidDataError, NotInStoreError):
-            return create(overwrite=True)  # killed before it had room for an epoch
 
     def _check_epoch(self, epoch: int) -> RunWriter:
         if self._background is not None:
@@ -420,17 +400,24 @@ class Recorder:
         return rows
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) or getattr(value, "ndim", None) == 0
-
-
-def _forward(model: nn.Module, batch: Any) -> Any:
-    parameter = next(model.parameters(), None)
-    device = parameter.device if parameter is not None else torch.device("cpu")
-    if isinstance(batch, Mapping):
-        return model(**{name: _to(value, device) for name, value in batch.items()})
-    return model(_to(batch[0], device))
-
-
-def _to(value: Any, device: torch.device) -> Any:
-    return value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+def _open(
+    store: StorePath,
+    run: str,
+    *,
+    slots: int,
+    attributes: Mapping[str, Any],
+    resume: bool,
+    overwrite: bool,
+) -> RunWriter | None:
+    """Begin a run, or continue one; None when the one to continue is complete."""
+    create = functools.partial(RunWriter.create, store, run, slots=slots, attributes=attributes)
+    if not resume:
+        return create(overwrite=overwrite)
+    with contextlib.suppress(RunExistsError):
+        return create()
+    try:
+        return RunWriter.append(store, run)
+    except RunExistsError:
+        return None
+    except (InvalidDataError, NotInStoreError):
+        return create(overwrite=True)  # killed before it had room for an epoch

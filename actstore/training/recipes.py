@@ -62,7 +62,11 @@ class Settings:
             value = getattr(self, name)
             whole = name in ("epochs", "batch_size")
             kinds = int if whole else (int, float)
-            if not isinstance(value, kinds) or not value >= low or (high is not None and value > high):
+            if (
+                not isinstance(value, kinds)
+                or not value >= low
+                or (high is not None and value > high)
+            ):
                 number = "a whole number" if whole else "a number"
                 span = f"of {low} or more" if high is None else f"from {low} to {high}"
                 raise InvalidParameterError(f"{name} is {value!r}; expected {number} {span}")

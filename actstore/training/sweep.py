@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
-import platform
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,12 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import zarr
 
 from actstore import schema
-from actstore._version import __version__
 from actstore.errors import InvalidParameterError, RunExistsError, StoreNotFoundError
 from actstore.recording import Recorder, Schedule, estimate_bytes
 from actstore.recording.state import same_random_state
@@ -29,6 +24,7 @@ from actstore.training.checkpoint import Checkpoint
 from actstore.training.datasets import Split
 from actstore.training.loop import train
 from actstore.training.progress import Progress, Silent
+from actstore.training.provenance import provenance
 from actstore.training.recipes import Recipe
 
 
@@ -186,7 +182,7 @@ def record_sweep(
         [plan for plan in plans if plan.name in skipped],
         sum(_bytes(plan, data) for plan in rest),
     )
-    facts = {**_versions(), "command": command, "device": _device_name(where), **_git_commit()}
+    facts = provenance(where, command=command)
     for plan in rest:
         checkpoint = Checkpoint.of(store, plan.name)
         if not resume:
@@ -306,10 +302,6 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
 @contextmanager
 def _threads(count: int | None, device: torch.device) -> Iterator[None]:
     if count is None or device.type != "cpu":
@@ -321,27 +313,3 @@ def _threads(count: int | None, device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "actstore": __version__,
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "zarr": zarr.__version__,
-    }
-
-
-def _git_commit() -> dict[str, str]:
-    """Return the commit of the working directory, if it is under git, and whether it is changed."""
-    try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    return {"git_commit": found.stdout.strip()}
