@@ -18,6 +18,7 @@ COMMANDS = {
     "demo": ("demo", "Record, query and plot the digits sweep in about a minute."),
     "record": ("record", "Train networks of several widths and record their activations."),
     "query": ("query", "Answer a question about the runs of a store."),
+    "plot": ("plot", "Draw the answer to a question into a file."),
     "runs": ("runs", "List the runs of a store."),
     "info": ("info", "Say what a store, or one run of it, holds."),
 }

@@ -18,6 +18,7 @@ try:
     from actstore.plotting.reconstruction import reconstruction
     from actstore.plotting.scaling import scaling
     from actstore.plotting.spectrum import spectrum
+    from actstore.plotting.width_error import width_error
 except ModuleNotFoundError as missing:
     if (missing.name or "").partition(".")[0] != "matplotlib":
         raise
@@ -39,4 +40,5 @@ __all__ = [
     "save",
     "scaling",
     "spectrum",
+    "width_error",
 ]

@@ -25,8 +25,8 @@ def ensemble(result: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     """Draw error of the wide network − error of its rival, one row a contest.
 
     Bars are 95 % intervals: one that holds zero is a draw. Left of zero the wide network wins,
-    right of it the rival. Full marks average logits, hollow ones probabilities. The title
-    counts wins and draws by logits.
+    right of it the rival. Full marks average logits, hollow ones probabilities. The legend
+    counts who wins.
 
     Parameters
     ----------
@@ -102,7 +102,6 @@ def _contests(result: xr.Dataset) -> list[Piece]:
 def _draw_contests(ax: Axes, setting: str, contests: xr.Dataset) -> None:
     names = [str(name).rpartition(": ")[2] for name in contests[CONTEST].values]
     rows = np.arange(len(names))[::-1]
-    said = []
     marks = [(r, a) for r in contests[RIVAL].values for a in contests[AVERAGE].values]
     for number, (rival, average) in enumerate(marks):
         one = contests.sel({RIVAL: rival, AVERAGE: average})
@@ -114,21 +113,20 @@ def _draw_contests(ax: Axes, setting: str, contests: xr.Dataset) -> None:
         logits = average == "logits"
         shift = 0.7 * (0.5 - (number + 0.5) / len(marks))
         spread = np.clip([middle - low, high - middle], 0, None)
+        held = np.isfinite(middle)
+        wide, other = int((high[held] < 0).sum()), int((low[held] > 0).sum())
+        won = f"wide wins {wide}, rival {other}, draws {held.sum() - wide - other}"
         ax.errorbar(
             middle, rows + shift, xerr=spread, ls="", capsize=2, elinewidth=1, ms=4.5,
             color=look["color"], marker=look["marker"], mfc=look["color"] if logits else "white",
-            label=f"{rival}, {average}",
+            label=f"{rival}, {average}\n{won}",
         )  # fmt: skip
-        if logits:
-            held = np.isfinite(middle)
-            wide, other = int((high[held] < 0).sum()), int((low[held] > 0).sum())
-            said.append(f"{rival}: wide {wide}, rival {other}, draw {held.sum() - wide - other}")
     ax.axvline(0, color="black", lw=1, zorder=1)
     ax.set_yticks(rows, names)
     ax.yaxis.set_minor_locator(NullLocator())
     ax.set_ylim(-0.6, len(names) - 0.4)
     ax.set_xlabel("error of wide − error of rival   (left of 0: the wide network wins)")
-    ax.set_title(f"{setting or 'contests'}\n{'; '.join(said)}", fontsize=9)
+    ax.set_title(setting)
 
 
 def _parts(result: xr.Dataset) -> list[Piece]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, NullLocator
 
+from actstore.plotting.law import determined, draw_law, in_words
 from actstore.plotting.panels import Piece, draw_one
 from actstore.plotting.series import (
     SIZE,
@@ -19,7 +18,7 @@ from actstore.plotting.series import (
     opacity,
     size_axis,
 )
-from actstore.plotting.style import GREY, by_category, plain
+from actstore.plotting.style import GREY, by_category, decades
 
 SPLIT = "split"
 
@@ -160,24 +159,20 @@ def _whole(ax: Axes, group: Group) -> None:
 
 def _draw_decay(ax: Axes, group: Group, one: Series) -> None:
     last = one.data.isel(run=0)
-    left, gamma = float(last["error_inf"]), float(last["gamma"])
+    names = ("gamma", "gamma_low", "gamma_high", "error_inf", "window_low", "window_high")
+    gamma, low, high, left, smallest, largest = (float(last[name]) for name in names)
     mean = last["error"].mean("subset")
-    sizes, errors = mean[SIZE].values.astype(float), mean.values - left
-    shown = errors > 0
+    sizes, errors = mean[SIZE].values.astype(float), mean.values
+    shown = errors > left
+    inside = shown & (sizes >= smallest) & (sizes <= largest)
     size_axis(ax, group)
-    ax.set_yscale("log")
-    ax.yaxis.set_minor_locator(NullLocator())
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
-    ax.plot(sizes[shown], errors[shown], **{**by_category(0), "linestyle": ""}, label="as trained")
+    ax.plot(sizes[shown], errors[shown] - left, color=by_category(0)["color"], marker="o", ls="",
+            label="as trained")  # fmt: skip
+    if determined(gamma, low, high):
+        draw_law(ax, sizes[inside], errors[inside], gamma, left, excess=True, color=GREY, ls="--",
+                 lw=1.2, label="fit a w^-γ")  # fmt: skip
+    decades(ax.yaxis)
     title = ", ".join(filter(None, [_split_of(group), group.title, one.label]))
-    low, high = float(last["window_low"]), float(last["window_high"])
-    inside = shown & (sizes >= low) & (sizes <= high)
-    found = "no fit"
-    if np.isfinite(gamma) and inside.any():
-        centre = np.log(errors[inside]).mean() + gamma * np.log(sizes[inside]).mean()
-        ends = np.array([sizes[inside].min(), sizes[inside].max()])
-        ax.plot(ends, np.exp(centre) * ends**-gamma, color=GREY, ls="--", label="fit ~ w^-γ")
-        interval = f"{float(last['gamma_low']):.2f}…{float(last['gamma_high']):.2f}"
-        found = f"γ = {gamma:.2f} ({interval}), sizes {plain(low)}…{plain(high)}"
     ax.set_ylabel(f"error − {left:.4f}")
-    ax.set_title(f"{title}\n{found}, error_inf {left:.4f}", fontsize=9)
+    found = in_words(gamma, low, high, (smallest, largest))
+    ax.set_title(f"{title}\n{found}", fontsize=9)

@@ -193,7 +193,7 @@ def _made_from(result: xr.Dataset) -> str:
     """Say what was measured, so that the file explains itself."""
     known = result.attrs
     parts = [f"{k} {known[k]}" for k in ("split", "layer") if known.get(k)]
-    if known.get("fit_split", known.get("split")) != known.get("split"):
+    if "split" in known and known.get("fit_split", known["split"]) != known["split"]:
         parts[0] = f"fitted on {known['fit_split']}, scored on {known['split']}"
     if known.get("subsets"):
         parts.append(f"{known['subsets']} random subsets, seed {known.get('rng_seed', 0)}")

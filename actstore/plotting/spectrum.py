@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, NullLocator
 
 from actstore.plotting.panels import Piece, draw_one
 from actstore.plotting.series import Group, Series, groups
-from actstore.plotting.style import doubling, plain
+from actstore.plotting.style import decades, doubling, plain
 
 COMPONENT = "component"
 FRACTION = "fraction"
@@ -63,9 +62,7 @@ def _draw(ax: Axes, group: Group) -> None:
         ax.plot(numbers, share[held], **{**one.look, "ms": 3.5}, label=_label(one))
     doubling(ax.xaxis)
     ax.set_xlim(0.9, 1.15 * largest)
-    ax.set_yscale("log")
-    ax.yaxis.set_minor_locator(NullLocator())
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
+    decades(ax.yaxis)
     ax.set_xlabel("principal component")
     ax.set_ylabel("share of the variance")
     ax.set_title(group.title)

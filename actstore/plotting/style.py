@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 #: Okabe and Ito (2008), without the yellow that white paper swallows
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -86,6 +87,18 @@ def doubling(axis: Axis, values: Iterable[float] = ()) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
 
 
+def decades(axis: Axis) -> None:
+    """Make an axis with data logarithmic with ticks 0.1, 0.2, 0.5, 1, … in plain numbers."""
+    axis._set_axes_scale("log")  # type: ignore[attr-defined]
+    low, high = axis.get_view_interval()
+    # a short range holds too few of these ticks
+    span = high / low
+    locator = LogLocator(subs=(1, 2, 5) if span < 1e3 else (1,)) if span > 5 else MaxNLocator(5)
+    axis.set_major_locator(locator)
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
+
+
 def legend_right(ax: Axes, title: str = "") -> Legend | None:
     """Put the legend right of the axes, off the curves; none if nothing has a label."""
     if not ax.get_legend_handles_labels()[1]:
@@ -107,10 +120,17 @@ def legend_of(figure: Figure, axes: Sequence[Axes], title: str = "") -> None:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
     if found:
+        labels = sorted(found, key=_place)
         figure.legend(
-            list(found.values()),
-            list(found),
+            [found[label] for label in labels],
+            labels,
             loc="outside right upper",
             title=title or None,
             alignment="left",
         )
+
+
+def _place(label: str) -> float:
+    """Order widths and epochs that only some panels have; all else follows as it came."""
+    found = re.match(r"(?:W =|epoch) (\d+)", label)
+    return float(found[1]) if found else float("inf")
