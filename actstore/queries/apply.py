@@ -13,25 +13,25 @@ from actstore import schema
 from actstore._version import __version__
 from actstore.errors import InvalidDataError, InvalidParameterError
 from actstore.kernels.moments import Moments, alive
-from actstore.queries.blas import single_threaded
+from actstore.queries.graph import SUBSET, Output, beside, over_epochs
 from actstore.queries.sources import Source
 
 Array: TypeAlias = npt.NDArray[Any]
 
-SUBSET = "subset"
+__all__ = [
+    "SUBSET",
+    "Kernel",
+    "Layer",
+    "Output",
+    "concat_runs",
+    "describe",
+    "per_epoch",
+    "subset_blocks",
+]
 
 #: fewer dask tasks than this leave cores idle: the subsets of an epoch are then shared out
 FEW_TASKS = 8
 SUBSET_BLOCKS = 4
-
-
-class Output(NamedTuple):
-    """A variable that a kernel returns: its dims after ``epoch`` and ``subset``, and labels."""
-
-    dims: tuple[str, ...]
-    long_name: str
-    units: str = "1"
-    dtype: str = "float64"
 
 
 class Layer(NamedTuple):
@@ -99,60 +99,21 @@ def per_epoch(
             f"splits {splits[0]!r} and {splits[1]!r} were asked of a dataset, which holds one "
             "split; ask them of a store"
         )
-    arguments: list[xr.DataArray] = []
-    core: list[list[str]] = []
-    for split in splits:
-        moments = source.moments(split, cache=cache)
-        for name in (schema.COUNT, schema.MEAN, schema.COMOMENT):
-            arguments.append(moments[name].drop_attrs())
-            core.append([str(d) for d in moments[name].dims[1:]])
-    for array in extra:
-        arguments.append(array.drop_attrs())
-        core.append([str(d) for d in array.dims if d != schema.EPOCH])
-    # the number of the epoch travels along for the sake of error messages
-    arguments.append(xr.DataArray(source.epochs, dims=schema.EPOCH).chunk({schema.EPOCH: 1}))
-    core.append([])
-    if subsets is not None:
-        size = -(-subsets // blocks)
-        arguments.append(xr.DataArray(np.arange(subsets), dims=SUBSET).chunk({SUBSET: size}))
-        core.append([])
+    arguments = [
+        moments[name]
+        for moments in (source.moments(split, cache=cache) for split in splits)
+        for name in (schema.COUNT, schema.MEAN, schema.COMOMENT)
+    ]
+    name, held = source.name, len(arguments)  # a closure over the source would carry its data
 
-    name = source.name  # a closure over the source would carry its data into every task
+    def on_layer(epoch: int, *arrays: Array) -> tuple[Any, ...]:
+        layer = _layer(arrays[:held], f"epoch {epoch} of run {name!r}")
+        return kernel(layer, *arrays[held:])
 
-    def block(*arrays: Array) -> Any:
-        *flat, epoch = arrays[: len(core) - (subsets is not None)]
-        numbers = arrays[-1] if subsets is not None else None
-        found = []
-        with single_threaded():
-            for i, number in enumerate(epoch.ravel()):
-                parts = [a.reshape(len(epoch), *a.shape[a.ndim - len(c) :])[i]
-                         for a, c in zip(flat, core, strict=False)]  # fmt: skip
-                k = 3 * len(splits)
-                layer = _layer(parts[:k], f"epoch {number} of run {name!r}")
-                rest = parts[k:] if numbers is None else [*parts[k:], numbers]
-                found.append(kernel(layer, *rest))
-        stacked = tuple(
-            np.stack([np.asarray(one[k], output.dtype) for one in found])
-            for k, output in enumerate(outputs.values())
-        )
-        return stacked if len(stacked) > 1 else stacked[0]
-
-    results = xr.apply_ufunc(
-        block,
-        *arguments,
-        input_core_dims=core,
-        output_core_dims=[list(o.dims) for o in outputs.values()],
-        dask="parallelized",
-        output_dtypes=[o.dtype for o in outputs.values()],
-        dask_gufunc_kwargs={"output_sizes": {k: v for k, v in sizes.items() if _used(k, outputs)}},
-    )
-    results = results if isinstance(results, tuple) else (results,)
-    return xr.Dataset(
-        {
-            name: array.assign_attrs(long_name=output.long_name, units=output.units)
-            for (name, output), array in zip(outputs.items(), results, strict=True)
-        }
-    )
+    return over_epochs(
+        on_layer, [*arguments, *extra], outputs, epochs=source.epochs, sizes=sizes,
+        subsets=subsets, blocks=blocks,
+    )  # fmt: skip
 
 
 def subset_blocks(found: Sequence[Source], subsets: int) -> int:
@@ -165,15 +126,7 @@ def concat_runs(results: Sequence[xr.Dataset], found: Sequence[Source]) -> xr.Da
     """Put results of runs side by side along ``run``; what a run does not have is NaN."""
     keys = list(dict.fromkeys(key for source in found for key in source.coords))
     names = [source.name for source in found]
-    # runs of different widths are aligned by number, which needs a coordinate on each dim
-    numbered = [
-        one.assign_coords({d: np.arange(n) for d, n in one.sizes.items() if d not in one.coords})
-        for one in results
-    ]
-    whole = xr.concat(
-        numbered, dim=schema.RUN, join="outer", combine_attrs="override", coords="minimal",
-        compat="override", fill_value=_fills(results),
-    )  # fmt: skip
+    whole = beside(results, schema.RUN)
     coords = {key: (schema.RUN, _column([s.coords.get(key) for s in found])) for key in keys}
     labelled = whole.assign_coords({schema.RUN: names, **coords})
     for name in [schema.EPOCH, *keys]:
@@ -195,7 +148,7 @@ def describe(
     return data.assign_attrs({"query": query, **attrs, "actstore_version": __version__})
 
 
-def _layer(parts: list[Array], where: str) -> Layer:
+def _layer(parts: Sequence[Array], where: str) -> Layer:
     moments = [Moments(int(parts[i]), *parts[i + 1 : i + 3]) for i in range(0, len(parts), 3)]
     mask = alive(moments[0].comoment)
     if not mask.any():
@@ -207,16 +160,6 @@ def _layer(parts: list[Array], where: str) -> Layer:
         keep = np.ix_(mask, mask)
         moments = [Moments(m.count, m.mean[mask], m.comoment[keep]) for m in moments]
     return Layer(tuple(moments), np.flatnonzero(mask), mask.size)
-
-
-def _used(dim: str, outputs: Mapping[str, Output]) -> bool:
-    return any(dim in output.dims for output in outputs.values())
-
-
-def _fills(results: Sequence[xr.Dataset]) -> dict[Any, Any]:
-    """Fill of each variable where a run has no value: NaN, False or -1, never a changed dtype."""
-    fill = {"f": np.nan, "b": False, "i": -1}
-    return {name: fill[v.dtype.kind] for r in results for name, v in r.data_vars.items()}
 
 
 def _column(values: list[Any]) -> Array:
