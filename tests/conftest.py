@@ -8,7 +8,7 @@ import pytest
 
 import actstore
 
-from .command_line import Answer, run
+from .command_line import Answer, own_process, run
 from .planted import record_planted
 
 
@@ -30,6 +30,16 @@ def fresh(planted_path: Path, tmp_path: Path) -> Path:
     copy = tmp_path / "fresh.zarr"
     shutil.copytree(planted_path, copy, ignore=shutil.ignore_patterns("moments"))
     return copy
+
+
+@pytest.fixture(scope="session")
+def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run the demonstration once, for real: about a minute; what it printed is in ``printed``."""
+    folder = tmp_path_factory.mktemp("demo")
+    answer = own_process("demo", folder, timeout=600)
+    assert answer.code == 0, answer.err
+    (folder / "printed").write_text(answer.out)
+    return folder
 
 
 @pytest.fixture
