@@ -115,6 +115,11 @@ QUESTIONS = [
             SUBSETS,
             SELECT_SPLIT,
             SCORE_SPLIT,
+            click.option(
+                "--select-threshold",
+                type=float,
+                help="R² up to which greedy clones are built.  [default: the threshold]",
+            ),
             RNG_SEED,
             RIDGE,
         ],

@@ -11,61 +11,42 @@ import xarray as xr
 
 from actstore import schema
 from actstore.errors import InvalidParameterError
-from actstore.kernels.greedy import greedy_partition
-from actstore.kernels.partition import (
-    clone_to_clone_r2,
-    component_bound,
-    partition_r2,
-    partition_residual_correlation,
-    random_partition,
-)
 from actstore.kernels.reconstruction import critical_size
-from actstore.queries.apply import Layer, Output, concat_runs, describe, per_epoch
+from actstore.queries.apply import Output, concat_runs, describe
 from actstore.queries.apply import subset_blocks as blocks_for
+from actstore.queries.graph import over_epochs
 from actstore.queries.parameters import (
     check_criterion,
     check_positive,
     check_seed_and_ridge,
     check_thresholds,
 )
-from actstore.queries.reconstruction import SIZE, curves_of
+from actstore.queries.partition import CLONE, THRESHOLD, check_parts, clone_errors, partitioned
+from actstore.queries.reconstruction import curves_of
 from actstore.queries.sources import Data, Source, sources
 
 Array: TypeAlias = npt.NDArray[Any]
 
-THRESHOLD = "threshold"
-CLONE = "clone"
-OTHER_CLONE = "other_clone"
 RESAMPLE = "resample"
 RESAMPLES = 200
 THRESHOLDS = (0.95,)
 
 SIZES = {
-    "critical_size": Output((THRESHOLD,), "smallest subset size whose mean R² is the threshold"),
+    "critical_size": Output(
+        (THRESHOLD,), "smallest subset size whose mean R² is the threshold", "neurons"
+    ),
     "resampled_critical_size": Output(
-        (THRESHOLD, RESAMPLE), "critical size of subsets drawn anew from the subsets"
+        (THRESHOLD, RESAMPLE), "critical size of subsets drawn anew from the subsets", "neurons"
     ),
-}
-PARTITION = {
-    "clone_size": Output((THRESHOLD, CLONE), "neurons in the part"),
-    "clone_r2": Output((THRESHOLD, CLONE), "R² of all neurons from the part"),
-    "clone_r2_heldout": Output((THRESHOLD, CLONE), "R² of the neurons outside from the part"),
-    "clone_residual_correlation": Output(
-        (THRESHOLD, CLONE), "mean absolute correlation of the residuals outside the part"
+    "critical_size_low": Output(
+        (THRESHOLD,), "critical size, 5 % point of the bootstrap over subsets", "neurons"
     ),
-    "is_clone": Output((THRESHOLD, CLONE), "whether the part is a clone", dtype="bool"),
-    "clone_label": Output(
-        (THRESHOLD, schema.NEURON), "part of the neuron, -1 for none", dtype="int64"
+    "critical_size_high": Output(
+        (THRESHOLD,), "critical size, 95 % point of the bootstrap over subsets", "neurons"
     ),
-    "clone_to_clone_r2": Output((THRESHOLD, CLONE, OTHER_CLONE), "R² of a part from another"),
-    "certified_clones": Output(
-        (THRESHOLD,), "disjoint parts that are clones by the criterion", dtype="int64"
-    ),
-}
-BOUND = {
-    "component_bound": Output(
-        (THRESHOLD,), "most clones that can exist, by principal components", dtype="int64"
-    )
+    "width_ratio": Output((THRESHOLD,), "alive neurons / critical size"),
+    "n_clones": Output((THRESHOLD,), "number of clones (none below 2)"),
+    "has_clones": Output((THRESHOLD,), "two clones or more", dtype="bool"),
 }
 
 
@@ -82,6 +63,7 @@ def clones(
     layer: str = schema.DEFAULT_LAYER,
     select_split: str | None = None,
     score_split: str | None = None,
+    select_threshold: float | None = None,
     rng_seed: int = 0,
     ridge: float = 1e-8,
     cache: bool | None = None,
@@ -115,6 +97,9 @@ def clones(
     select_split, score_split : str, optional
         Choose the partition on one split and certify it on another; both default to ``split``.
         Selection and certification on one split flatter a greedy partition.
+    select_threshold : float, optional
+        R² up to which a greedy partition builds each clone; by default the threshold itself. A
+        little more leaves room for the loss from one split to the other.
     rng_seed : int
         Seed of subsets and partitions.
     ridge : float
@@ -128,7 +113,8 @@ def clones(
         With dims ``(run, epoch, threshold)``: ``critical_size``, ``critical_size_low`` and
         ``_high`` (90 %, bootstrap over subsets), ``width_ratio``, ``n_clones``, ``has_clones``,
         ``component_bound``, ``certified_clones``; with ``clone``: ``clone_size``, ``clone_r2``,
-        ``clone_r2_heldout``, ``clone_residual_correlation``, ``is_clone``; with ``neuron``:
+        ``clone_r2_heldout``, ``clone_residual_correlation``, ``is_clone``, and, of a store with
+        readouts, ``clone_error_<split>`` of each split under the trained readout; with ``neuron``:
         ``clone_label``; with ``(clone, other_clone)``: ``clone_to_clone_r2``, of ``other_clone``
         from ``clone``; ``alive (run, epoch)``. Padded with NaN, -1 or False where there are fewer
         parts. Lazy: nothing is read until values are asked for.
@@ -163,25 +149,30 @@ def clones(
     r2_name = check_criterion(criterion)
     check_positive(subsets=subsets, max_clones=max_clones)
     check_seed_and_ridge(rng_seed, ridge)
+    if select_threshold is not None:
+        check_thresholds(select_threshold)
     if strategy not in ("random", "greedy"):
         raise InvalidParameterError(
             f"strategy {strategy!r} was asked for; it is 'random' or 'greedy'"
         )
     select, score = select_split or split, score_split or select_split or split
     found = sources(data, split=select, layer=layer)
-    _check_parts(parts, found)
+    check_parts(parts, found)
     results = []
     for source in found:
         sizes = critical_sizes(
             source, select, thresholds, r2_name, subsets=subsets, rng_seed=rng_seed, ridge=ridge,
             cache=cache, blocks=blocks_for(found, subsets),
         )  # fmt: skip
-        partition = _partition(
+        partition = partitioned(
             source, (select, score), sizes["critical_size"], thresholds, criterion=criterion,
-            strategy=strategy, parts=parts, max_clones=max_clones, rng_seed=rng_seed,
-            ridge=ridge, cache=cache,
+            select_threshold=select_threshold, strategy=strategy, parts=parts,
+            max_clones=max_clones, rng_seed=rng_seed, ridge=ridge, cache=cache,
         )  # fmt: skip
-        results.append(xr.merge([counted(sizes), partition], combine_attrs="drop_conflicts"))
+        partition = partition.merge(
+            clone_errors(source, layer, partition["clone_label"], partition.sizes[CLONE])
+        )
+        results.append(sizes.drop_vars("resampled_critical_size").assign(partition.data_vars))
     return describe(
         concat_runs(results, found),
         "clones",
@@ -192,6 +183,7 @@ def clones(
         split=score,
         select_split=select,
         score_split=score,
+        select_threshold=select_threshold,
         layer=layer,
         subsets=subsets,
         rng_seed=rng_seed,
@@ -211,162 +203,31 @@ def critical_sizes(
     cache: bool | None,
     blocks: int,
 ) -> xr.Dataset:
-    """Return ``critical_size (epoch, threshold)`` and what it is with the subsets drawn anew."""
+    """Return critical sizes ``(epoch, threshold)``, with the subsets drawn anew, and the clones."""
     curves = curves_of(
         source, (split,), range(1, source.width + 1), subsets=subsets, rng_seed=rng_seed,
         ridge=ridge, cache=cache, blocks=blocks,
     )  # fmt: skip
-    whole = curves.chunk({"subset": -1})
 
-    def kernel(r2: Array, alive: Array) -> tuple[Array, Array]:
-        found, anew = [], []
-        for one, n in zip(r2, alive, strict=True):
-            drawn = one[:, : int(n)]
-            rng = np.random.default_rng(rng_seed)
-            weights = rng.multinomial(len(drawn), np.full(len(drawn), 1 / len(drawn)), RESAMPLES)
-            means = weights @ drawn / len(drawn)
-            found.append([critical_size(drawn.mean(0), t) for t in thresholds])
-            anew.append([[critical_size(mean, t) for mean in means] for t in thresholds])
-        return np.asarray(found, float), np.asarray(anew, float)
+    def kernel(_epoch: int, r2: Array, alive: Array) -> tuple[Array, ...]:
+        drawn = r2[:, : int(alive)]
+        rng = np.random.default_rng(rng_seed)
+        weights = rng.multinomial(len(drawn), np.full(len(drawn), 1 / len(drawn)), RESAMPLES)
+        means = weights @ drawn / len(drawn)
+        found = np.array([critical_size(drawn.mean(0), t) for t in thresholds])
+        anew = np.array([[critical_size(mean, t) for mean in means] for t in thresholds])
+        ratio = alive / found
+        low, high = np.quantile(anew, [0.05, 0.95], axis=1)
+        return found, anew, low, high, ratio, np.where(ratio >= 2, ratio, np.nan), ratio >= 2
 
-    results = xr.apply_ufunc(
+    sizes = over_epochs(
         kernel,
-        whole[r2_name],
-        whole["alive"],
-        input_core_dims=[["subset", SIZE], []],
-        output_core_dims=[list(o.dims) for o in SIZES.values()],
-        dask="parallelized",
-        output_dtypes=["float64"] * len(SIZES),
-        dask_gufunc_kwargs={"output_sizes": {THRESHOLD: len(thresholds), RESAMPLE: RESAMPLES}},
+        [curves[r2_name], curves["alive"]],
+        SIZES,
+        epochs=source.epochs,
+        sizes={THRESHOLD: len(thresholds), RESAMPLE: RESAMPLES},
     )
-    sizes = {
-        name: array.assign_attrs(long_name=output.long_name, units="neurons")
-        for (name, output), array in zip(SIZES.items(), results, strict=True)
-    }
-    return xr.Dataset({**sizes, "alive": curves["alive"]}).assign_coords(
-        {
-            THRESHOLD: (
-                THRESHOLD,
-                list(thresholds),
-                {"long_name": f"R² of a clone ({r2_name})", "units": "1"},
-            )
-        }
+    label = {"long_name": f"R² of a clone ({r2_name})", "units": "1"}
+    return sizes.assign(alive=curves["alive"]).assign_coords(
+        {THRESHOLD: (THRESHOLD, list(thresholds), label)}
     )
-
-
-def counted(sizes: xr.Dataset) -> xr.Dataset:
-    """Return critical sizes with their interval, and the number of clones that follows."""
-    drawn = sizes["resampled_critical_size"]
-    ratio = sizes["alive"] / sizes["critical_size"]
-    out = sizes.drop_vars("resampled_critical_size").assign(
-        width_ratio=ratio.assign_attrs(long_name="alive neurons / critical size", units="1"),
-        n_clones=ratio.where(ratio >= 2).assign_attrs(
-            long_name="number of clones (none below 2)", units="1"
-        ),
-        has_clones=(ratio >= 2).assign_attrs(long_name="two clones or more", units="1"),
-    )
-    for name, q in (("low", 0.05), ("high", 0.95)):
-        out[f"critical_size_{name}"] = drawn.quantile(q, RESAMPLE).drop_vars("quantile")
-        out[f"critical_size_{name}"].attrs = {
-            "long_name": f"critical size, {q:.0%} point of the bootstrap over subsets",
-            "units": "neurons",
-        }
-    return out
-
-
-def _partition(
-    source: Source,
-    splits: tuple[str, str],
-    critical: xr.DataArray,
-    thresholds: Sequence[float],
-    *,
-    criterion: Literal["heldout", "paper"],
-    strategy: str,
-    parts: int | None,
-    max_clones: int,
-    rng_seed: int,
-    ridge: float,
-    cache: bool | None,
-) -> xr.Dataset:
-    room = min(max_clones, source.width)
-
-    def cut(layer: Layer, threshold: float, size: float) -> Array:
-        n = len(layer.alive)
-        if parts is not None:
-            labels = random_partition(n, max(1, n // parts), seed=rng_seed)
-            labels[labels >= parts] = -1  # dead neurons can leave enough over for another part
-            return labels
-        if strategy == "random":
-            return random_partition(n, int(size), seed=rng_seed)
-        return greedy_partition(
-            layer.comoment, threshold, criterion=criterion, ridge=ridge, seed=rng_seed
-        )
-
-    def kernel(layer: Layer, sizes: Array) -> tuple[Any, ...]:
-        rows = []
-        certify = layer.moments[-1].comoment
-        for threshold, size in zip(thresholds, sizes, strict=True):
-            labels = cut(layer, threshold, size)
-            r2, heldout = partition_r2(certify, labels, ridge=ridge)
-            # the whole layer is the one part of a layer without clones: nothing is outside it
-            reached = (heldout if criterion == "heldout" else r2) >= threshold
-            rows.append(
-                (
-                    _padded(np.bincount(labels[labels >= 0]), room),
-                    _padded(r2, room),
-                    _padded(heldout, room),
-                    _padded(partition_residual_correlation(certify, labels, ridge=ridge), room)
-                    if len(r2)
-                    else np.full(room, np.nan),
-                    _padded(reached, room) == 1,
-                    layer.spread(labels, fill=-1),
-                    _square(clone_to_clone_r2(certify, labels, ridge=ridge), room)
-                    if len(r2)
-                    else np.full((room, room), np.nan),
-                    int(reached.sum()),
-                )
-            )
-        return tuple(np.stack([row[k] for row in rows]) for k in range(len(PARTITION)))
-
-    used = splits if splits[0] != splits[1] else splits[:1]
-    lengths = {
-        THRESHOLD: len(thresholds),
-        CLONE: room,
-        OTHER_CLONE: room,
-        schema.NEURON: source.width,
-    }
-    partition = per_epoch(
-        kernel, source, used, PARTITION, sizes=lengths, cache=cache, extra=[critical]
-    )
-    bound = per_epoch(
-        lambda layer: ([component_bound(layer.comoment, t) for t in thresholds],),
-        source, splits[:1], BOUND, sizes=lengths, cache=cache,
-    )  # fmt: skip
-    return xr.merge([partition, bound])
-
-
-def _padded(values: Array, room: int) -> Array:
-    row = np.full(room, np.nan)
-    row[: len(values)] = values[:room]
-    return row
-
-
-def _square(values: Array, room: int) -> Array:
-    whole = np.full((room, room), np.nan)
-    kept = min(len(values), room)
-    whole[:kept, :kept] = values[:kept, :kept]
-    return whole
-
-
-def _check_parts(parts: int | None, found: Sequence[Source]) -> None:
-    if parts is None:
-        return
-    check_positive(parts=parts)
-    for source in found:
-        if source.width % parts:
-            divisors = [d for d in range(1, source.width + 1) if source.width % d == 0]
-            raise InvalidParameterError(
-                f"{parts} parts of run {source.name!r} were asked for, and its width "
-                f"{source.width} does not divide by {parts}; it divides by "
-                f"{', '.join(map(str, divisors))}"
-            )
