@@ -107,12 +107,15 @@ def error(
     InvalidDataError
         If the data are not a store, or labels are not classes of the readout.
     InvalidParameterError
-        If a size is below 1 or above the width.
+        If a size is below 1 or above the width, no split is given, or ``error_inf`` or
+        ``window`` is not what it says.
 
     Notes
     -----
-    γ depends on the window: it is part of the answer. An interval of (0, inf) says that the
-    sizes do not determine it.
+    γ depends on the window: it is part of the answer. Sizes whose mean error is zero tell nothing
+    of γ and are left out; ``window_low`` and ``window_high`` are those of the sizes that are left.
+    An interval of (0, inf) says that the sizes do not determine γ; it is NaN where there are no
+    more sizes than parameters.
 
     References
     ----------
@@ -122,6 +125,15 @@ def error(
     check_seed_and_ridge(rng_seed, ridge)
     if refit < 0:
         raise InvalidParameterError(f"refit={refit} was asked for; give a number of subsets from 0")
+    if error_inf is not None and not 0 <= error_inf <= 1:
+        raise InvalidParameterError(
+            f"error_inf={error_inf} was asked for; give a number in [0, 1], or nothing to fit it"
+        )
+    if window is not None and not 0 < window[0] < window[1]:
+        raise InvalidParameterError(
+            f"window {tuple(window)} was asked for; give the smallest and the largest subset, "
+            "as 32 256"
+        )
     names = [splits] if isinstance(splits, str) else list(dict.fromkeys(splits))
     found = readable(data, layer=layer, splits=names)
     sizes = subset_sizes(subset_size, found)
@@ -145,7 +157,9 @@ def error(
         splits=names,
         layer=layer,
         subsets=subsets,
+        refit=refit,
         fit_split=fit_split if refit else None,
+        error_inf=error_inf,
         window=window,
         rng_seed=rng_seed,
         ridge=ridge,
@@ -158,10 +172,14 @@ def readable(data: Data, *, layer: str, splits: Sequence[str]) -> list[Source]:
     Raises
     ------
     InvalidDataError
-        If the data are not a store.
+        If the data are not a store, or the layer is not the input of the readout.
     NotInStoreError
         If a run lacks its readout or a split.
+    InvalidParameterError
+        If there is no split.
     """
+    if not splits:
+        raise InvalidParameterError("no split was given; 'train' and 'test' are the usual ones")
     found = sources(data, split=splits[0], layer=layer)
     for source in found:
         if source.run is None:
@@ -172,6 +190,12 @@ def readable(data: Data, *, layer: str, splits: Sequence[str]) -> list[Source]:
             raise NotInStoreError(
                 f"run {source.name!r} was recorded without its readout, so errors of subsets "
                 "cannot be counted; record it with the readout"
+            )
+        taken = source.run.array(f"{schema.READOUT}/{schema.WEIGHT}").shape[-1]
+        if taken != source.width:
+            raise InvalidDataError(
+                f"layer {layer!r} of run {source.name!r} has {source.width} neurons and its "
+                f"readout takes {taken}; name the layer that the readout reads"
             )
         for split in splits:
             source.run.check(split, layer)
@@ -190,11 +214,12 @@ def _measured(
     assert source.run is not None
     recorded = source.run.dataset(split, layer)
     readout = source.run.readout()
-    exist = np.flatnonzero(np.asarray(sizes) <= source.width)
+    width = source.width  # a closure over the source would carry its data
+    exist = np.flatnonzero(np.asarray(sizes) <= width)
     wanted = np.asarray(sizes)[exist].tolist()
 
     def kernel(x: Array, label: Array, weight: Array, bias: Array, numbers: Array) -> Any:
-        orders = random_subsets(source.width, subsets=subsets, seed=rng_seed)[numbers]
+        orders = random_subsets(width, subsets=subsets, seed=rng_seed)[numbers]
         out = np.full((4, len(x), len(numbers), len(sizes)), np.nan)
         with single_threaded():
             for e in range(len(x)):

@@ -31,6 +31,12 @@ class Settings:
         keys = [
             tuple((k, v) for k, v in s.coords.items() if k not in ("width", "seed")) for s in found
         ]
+        # networks of another kind or on other data are not seeds of the same setting
+        apart = [k for k in ("model", "dataset") if len({_named(s, k) for s in found}) > 1]
+        keys = [
+            (*((k, _named(s, k)) for k in apart), *sorted(key))
+            for s, key in zip(found, keys, strict=True)
+        ]
         self._settings = list(dict.fromkeys(keys))
         self.widths = sorted({source.width for source in found})
         self.members: dict[tuple[int, int], list[int]] = {}
@@ -72,6 +78,10 @@ class Settings:
             WIDTH: (WIDTH, self.widths, schema.describe(WIDTH)),
             **{key: (SETTING, np.asarray(values)) for key, values in columns.items()},
         }
+
+
+def _named(source: Source, attribute: str) -> str:
+    return "" if source.run is None else str(source.run.attrs.get(attribute, ""))
 
 
 def _last(source: Source, metric: str) -> float:
