@@ -16,7 +16,7 @@ from actstore.errors import InvalidDataError
 from actstore.kernels.ensembles import bias_variance, mcnemar
 from actstore.queries.apply import describe
 from actstore.queries.error import readable
-from actstore.queries.logits import MEMBER, clone_logits, logits_of
+from actstore.queries.logits import MEMBER, clone_logits, logits_of, same_labels
 from actstore.queries.settings import SETTING, WIDTH, Settings
 from actstore.queries.sources import Data, Source, last_epoch
 
@@ -99,7 +99,7 @@ def ensemble(
         (exact McNemar), ``winner`` in words; with ``(contest,)``: ``error_wide``,
         ``error_narrow``; over seeds, with dims ``(setting, width)``: ``bias2``, ``variance`` and
         ``squared_error`` of the class probabilities (NaN with fewer than two seeds). NaN where a
-        rival does not exist. Lazy: nothing is read until values are asked for.
+        rival does not exist. Lazy: nothing but labels is read until values are asked for.
 
     Raises
     ------
@@ -121,7 +121,7 @@ def ensemble(
     """  # noqa: E501 - the first sentence names all three
     found = readable(last_epoch(data), layer=layer, splits=[split])
     settings = Settings(found)
-    label = _labels(found, split)
+    label = same_labels(found, split)
     contests = _contests(settings)
     if not contests and not any(len(runs) > 1 for runs in settings.members.values()):
         raise InvalidDataError(_too_few(settings))
@@ -166,19 +166,6 @@ def _too_few(settings: Settings) -> str:
         "an ensemble needs two seeds of a width, better K seeds of a width w and a run of width "
         f"K·w; the selection holds {held} in each setting; record more with --seed 0,1,2,3"
     )
-
-
-def _labels(found: Sequence[Source], split: str) -> xr.DataArray:
-    assert found[0].run is not None
-    first = found[0].run.labels(split)
-    for source in found[1:]:
-        assert source.run is not None
-        if not first.identical(source.run.labels(split)):
-            raise InvalidDataError(
-                f"split {split!r} of run {source.name!r} has other samples or labels than run "
-                f"{found[0].name!r}; networks are compared on the same samples only"
-            )
-    return first
 
 
 def _contest(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from actstore import schema
+from actstore.errors import InvalidDataError
 from actstore.kernels.partition import random_partition
 from actstore.queries.blas import single_threaded
 from actstore.queries.sources import Source
@@ -24,6 +26,26 @@ def _bare(array: xr.DataArray) -> xr.DataArray:
         .reset_coords(drop=True)
         .drop_vars(array.dims, errors="ignore")
     )
+
+
+def same_labels(found: Sequence[Source], split: str) -> xr.DataArray:
+    """Return the labels ``(sample,)`` that all runs have, in memory.
+
+    Raises
+    ------
+    InvalidDataError
+        If runs differ in samples or labels.
+    """
+    assert found[0].run is not None
+    first = found[0].run.labels(split)
+    for source in found[1:]:
+        assert source.run is not None
+        if not first.identical(source.run.labels(split)):
+            raise InvalidDataError(
+                f"split {split!r} of run {source.name!r} has other samples or labels than run "
+                f"{found[0].name!r}; networks are compared on the same samples only"
+            )
+    return first
 
 
 def logits_of(source: Source, split: str, layer: str) -> xr.DataArray:

@@ -77,8 +77,9 @@ def scaling(
     criterion : "heldout" or "paper"
         R² of the neurons outside the subset, or of all neurons.
     window : (low, high), optional
-        Widths of the fit of the exponent; by default from the first width that has clones,
-        with all wider ones, to the widest. A window of fewer than three widths gives NaN.
+        Widths of the fits of the exponent and of γ; by default from the first width from which
+        on every width has clones to the widest, and for γ all widths. A window of fewer than
+        three widths gives NaN.
     error_inf : float or "ensemble", optional
         Error at infinite width in :math:`error - error_{inf} = a W^{-γ}`: a number, that of all
         seeds of the widest width with their logits averaged, or fitted.
@@ -100,8 +101,9 @@ def scaling(
         neurons / critical size), each with ``_low`` and ``_high`` (90 %, bootstrap over seeds and
         subsets), ``n_clones`` with ``_low`` and ``_high`` (NaN where the ratio is below 2: no
         clones) and ``has_clones``. With dims
-        ``(setting, threshold)``: ``exponent``, ``window_low``, ``window_high``,
-        ``critical_width``, ``clones_per_neuron``. With ``(setting, width)``: ``seeds``,
+        ``(setting, threshold)``: ``exponent`` and ``critical_width``, each with ``_low`` and
+        ``_high`` (90 %, the same bootstrap), ``window_low``, ``window_high``,
+        ``clones_per_neuron``. With ``(setting, width)``: ``seeds``,
         ``train_error``, ``test_error``; with ``(setting,)``, of the logged error of ``split``
         against width, ``gamma`` with ``gamma_low`` and ``gamma_high`` (95 %), ``error_inf``,
         ``gamma_window_low`` and ``gamma_window_high``. Lazy: no activations are read until values
@@ -110,7 +112,8 @@ def scaling(
     Raises
     ------
     InvalidParameterError
-        If a threshold is outside (0, 1] or the window is not an interval.
+        If a threshold is outside (0, 1], the window is not an interval, or ``error_inf`` is not
+        in [0, 1], or is "ensemble" where the widest width has one seed or no readout.
     InvalidDataError
         On asking for values, if every neuron of a run is dead.
     NotInStoreError
@@ -184,6 +187,7 @@ def scaling(
         split=split,
         layer=layer,
         window=window,
+        error_inf=error_inf,
         subsets=subsets,
         rng_seed=rng_seed,
         ridge=ridge,

@@ -12,7 +12,7 @@ import xarray as xr
 from actstore import schema
 from actstore.errors import InvalidParameterError
 from actstore.kernels.fits import decay_law
-from actstore.queries.logits import logits_of
+from actstore.queries.logits import logits_of, same_labels
 from actstore.queries.settings import SETTING, Settings
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -89,12 +89,18 @@ def _ensembles(settings: Settings, split: str, layer: str) -> Sequence[xr.DataAr
     for setting in range(settings.shape[0]):
         widest = max(w for s, w in settings.members if s == setting)
         runs = settings.members[setting, widest]
-        run = settings.found[runs[0]].run
-        if run is None or not run.has_readout:
+        members = [settings.found[r] for r in runs]
+        if not all(m.run is not None and m.run.has_readout for m in members):
             raise InvalidParameterError(
                 "error_inf='ensemble' was asked for, and the runs hold no readout; give a number"
             )
-        y = run.labels(split).values
+        if len(runs) < 2:
+            raise InvalidParameterError(
+                f"error_inf='ensemble' was asked for, and width {settings.widths[widest]}, the "
+                f"widest of {settings.names()[setting]}, has one seed; record more, or give a "
+                "number"
+            )
+        y = same_labels(members, split).values
 
         def error(*logits: Array, y: Array = y) -> Array:
             return np.asarray((sum(logits).argmax(-1) != y).mean())  # type: ignore[union-attr]
@@ -102,7 +108,7 @@ def _ensembles(settings: Settings, split: str, layer: str) -> Sequence[xr.DataAr
         errors.append(
             xr.apply_ufunc(
                 error,
-                *(logits_of(settings.found[r], split, layer) for r in runs),
+                *(logits_of(member, split, layer) for member in members),
                 input_core_dims=[[schema.SAMPLE, schema.OUTPUT]] * len(runs),
                 dask="parallelized",
                 dask_gufunc_kwargs={"allow_rechunk": True},
