@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings
 from typing import Any
 
 import click
@@ -64,13 +65,21 @@ def actstore() -> None:
     """
 
 
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Print a warning as one line without the place in the code, which helps nobody here."""
+    click.echo(f"actstore: {message}", err=True)
+
+
 def main() -> None:
     """Run the command line; errors of actstore become one sentence and exit code 1."""
     # The library is not imported for --help; errors.py is small.
     from actstore.errors import ActstoreError
 
+    warnings.showwarning = _show_warning
     try:
-        actstore.main(standalone_mode=False)
+        stopped = actstore.main(standalone_mode=False)  # what ctx.exit was given, if it was called
+        if isinstance(stopped, int) and stopped:
+            sys.exit(stopped)
     except click.exceptions.Abort:
         click.echo("interrupted", err=True)
         sys.exit(130)
@@ -79,12 +88,12 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
+    except SystemExit as stop:
+        # click ends so, with 1, when the reader of a pipe has seen enough, as in `… | head`
+        sys.exit(0 if isinstance(stop.__context__, BrokenPipeError) else stop.code)
     except KeyboardInterrupt:
         click.echo("interrupted", err=True)
         sys.exit(130)
-    except BrokenPipeError:  # the reader of the pipe has seen enough, as in `… | head`
-        sys.stderr.close()
-        sys.exit(0)
     except ActstoreError as error:
         click.echo(f"actstore: {error}", err=True)
         sys.exit(1)

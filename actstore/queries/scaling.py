@@ -14,13 +14,14 @@ from actstore.errors import InvalidParameterError
 from actstore.kernels.fits import critical_width, power_law
 from actstore.queries.apply import describe
 from actstore.queries.apply import subset_blocks as blocks_for
-from actstore.queries.clones import RESAMPLE, RESAMPLES, THRESHOLD, THRESHOLDS, critical_sizes
+from actstore.queries.clones import RESAMPLE, RESAMPLES, THRESHOLDS, critical_sizes
 from actstore.queries.parameters import (
     check_criterion,
     check_positive,
     check_seed_and_ridge,
     check_thresholds,
 )
+from actstore.queries.partition import THRESHOLD
 from actstore.queries.settings import SETTING, WIDTH, Settings
 from actstore.queries.sources import Data, last_epoch, sources
 from actstore.queries.width_law import width_law
