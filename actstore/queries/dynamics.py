@@ -15,7 +15,7 @@ from actstore.kernels.spectrum import effective_rank, participation_ratio
 from actstore.kernels.spectrum import spectrum as eigenvalues_of
 from actstore.queries.apply import Layer, Output, concat_runs, describe, per_epoch
 from actstore.queries.apply import subset_blocks as blocks_for
-from actstore.queries.clones import THRESHOLDS, counted, critical_sizes
+from actstore.queries.clones import THRESHOLDS, critical_sizes
 from actstore.queries.noise import measured as residuals
 from actstore.queries.parameters import (
     check_criterion,
@@ -113,16 +113,18 @@ def dynamics(
     }  # fmt: skip
     results = []
     for source in found:
-        clones = counted(critical_sizes(source, split, thresholds, r2_name, **shared))
+        clones = critical_sizes(source, split, thresholds, r2_name, **shared)
         ranks = per_epoch(_ranks, source, (split,), RANKS, sizes={}, cache=cache)
         metrics = _metrics(source)
-        one = xr.merge([clones, ranks, metrics, _events(clones["has_clones"], metrics)])
+        one = clones.drop_vars("resampled_critical_size")
+        for more in (ranks, metrics, _events(clones["has_clones"], metrics)):
+            one = one.assign(more.data_vars)
         if subset_size is not None:
             sizes = subset_sizes(subset_size, found)
             curves = curves_of(source, (split,), sizes, **shared)
-            one = one.merge(curves.drop_vars("alive"))
+            one = one.assign(curves.drop_vars("alive").data_vars).assign_coords(curves.coords)
             noise = residuals(source, split, sizes, eigenvalues=False, **shared)
-            one = one.merge(noise[["residual_correlation_heldout"]])
+            one = one.assign(noise[["residual_correlation_heldout"]].data_vars)
         results.append(one)
     return describe(
         concat_runs(results, found),
@@ -156,15 +158,11 @@ def _events(has_clones: xr.DataArray, metrics: xr.Dataset) -> xr.Dataset:
     interpolation = float(epochs[np.argmax(zero)]) if zero.any() else np.nan
 
     def first(has: Array) -> Array:
-        return np.where(has.any(-1), epochs[np.argmax(has, -1)], np.nan)
+        return np.where(has.any(0), epochs[np.argmax(has, 0)], np.nan)
 
-    begin = xr.apply_ufunc(
-        first,
-        has_clones.chunk({schema.EPOCH: -1}),
-        input_core_dims=[[schema.EPOCH]],
-        dask="parallelized",
-        output_dtypes=["float64"],
-    )
+    whole = has_clones.data.rechunk({0: -1})
+    found = whole.map_blocks(first, drop_axis=0, meta=np.empty((0,) * (whole.ndim - 1)))
+    begin = xr.Variable(has_clones.dims[1:], found)
     texts = {
         "interpolation_epoch": "first recorded epoch of zero train error",
         "clone_epoch": "first recorded epoch with two clones or more",

@@ -56,11 +56,17 @@ NULL = {
     "factors_converged": Output((FACTORS,), "whether the fit of the factors ended", dtype="bool"),
 }
 REFERENCES = {
-    "sampling_floor": Output((SIZE,), "mean absolute correlation of independent noise"),
-    "alive": Output((), "neurons that are not dead", dtype="int64"),
-    "count": Output((), "samples", dtype="int64"),
+    "sampling_floor": Output(
+        (SIZE,), "mean absolute correlation of independent noise", by_subset=False
+    ),
+    "alive": Output((), "neurons that are not dead", dtype="int64", by_subset=False),
+    "count": Output((), "samples", dtype="int64", by_subset=False),
 }
-EDGE = {"marchenko_pastur_edge": Output((SIZE,), "largest eigenvalue expected of noise")}
+EDGE = {
+    "marchenko_pastur_edge": Output(
+        (SIZE,), "largest eigenvalue expected of noise", by_subset=False
+    )
+}
 
 
 def noise(
@@ -177,7 +183,8 @@ def noise(
                 source, split, sizes, subsets, wanted, repeats, rng_seed, ridge, cache
             )  # fmt: skip
             several = not isinstance(factors, int | np.integer | str)
-            one = one.merge(null if several else null.isel({FACTORS: 0}, drop=True))
+            wanted_null = null if several else null.isel({FACTORS: 0}, drop=True)
+            one = one.assign(wanted_null.data_vars)
         results.append(one)
     together = concat_runs(results, found)
     return describe(
@@ -207,7 +214,8 @@ def measured(
     blocks: int,
 ) -> xr.Dataset:
     """Return the residual correlations of one source, and what noise would give."""
-    outputs = {k: v for k, v in CORRELATIONS.items() if eigenvalues or k != "largest_eigenvalue"}
+    kept = {k: v for k, v in CORRELATIONS.items() if eigenvalues or k != "largest_eigenvalue"}
+    outputs = {**kept, **REFERENCES, **(EDGE if eigenvalues else {})}
 
     def kernel(layer: Layer, numbers: Array) -> tuple[Array, ...]:
         n = len(layer.alive)
@@ -220,25 +228,15 @@ def measured(
                 layer.comoment, order, sizes=wanted, ridge=ridge, eigenvalues=eigenvalues
             )
             whole[:, t, exist] = found
-        return tuple(whole[: len(outputs)])
-
-    def references(layer: Layer) -> tuple[Any, ...]:
-        n = len(layer.alive)
         w = np.where(np.asarray(sizes) <= n, np.asarray(sizes, float), np.nan)
         dof = layer.samples - 1 - w
         edge = (marchenko_pastur_edge(n - w, dof),) if eigenvalues else ()
-        return sampling_floor(dof), n, layer.samples, *edge
+        return *whole[: len(kept)], sampling_floor(dof), n, layer.samples, *edge
 
-    lengths = {SIZE: len(sizes)}
-    correlations = per_epoch(
-        kernel, source, (split,), outputs, sizes=lengths, cache=cache, subsets=subsets,
+    return per_epoch(
+        kernel, source, (split,), outputs, sizes={SIZE: len(sizes)}, cache=cache, subsets=subsets,
         blocks=blocks,
-    )  # fmt: skip
-    known = {**REFERENCES, **EDGE} if eigenvalues else REFERENCES
-    expected = per_epoch(references, source, (split,), known, sizes=lengths, cache=cache)
-    return xr.merge([correlations, expected]).assign_coords(
-        {**size_coords(sizes), SUBSET: np.arange(subsets)}
-    )
+    ).assign_coords({**size_coords(sizes), SUBSET: np.arange(subsets)})  # fmt: skip
 
 
 def _null(

@@ -24,6 +24,7 @@ SIZE = "subset_size"
 OUTPUTS = {
     "r2": Output((SIZE,), "variance-weighted R² of all neurons from the subset"),
     "r2_heldout": Output((SIZE,), "variance-weighted R² of the neurons outside the subset"),
+    "alive": Output((), "neurons that are not dead", dtype="int64", by_subset=False),
 }
 
 
@@ -147,23 +148,13 @@ def curves_of(
                 whole[:, t, exist] = cross_prefix_r2(
                     fit, score, order, sizes=wanted.tolist(), ridge=ridge
                 )
-        return whole[0], whole[1]
+        return whole[0], whole[1], n
 
     curves = per_epoch(
         kernel, source, splits, OUTPUTS, sizes={SIZE: len(sizes)}, cache=cache, subsets=subsets,
         blocks=blocks,
     )  # fmt: skip
-    alive = per_epoch(
-        lambda layer: (len(layer.alive),),
-        source,
-        splits[:1],
-        {"alive": Output((), "neurons that are not dead", dtype="int64")},
-        sizes={},
-        cache=cache,
-    )
-    return curves.assign(alive=alive["alive"]).assign_coords(
-        {**size_coords(sizes), SUBSET: np.arange(subsets)}
-    )
+    return curves.assign_coords({**size_coords(sizes), SUBSET: np.arange(subsets)})
 
 
 def size_coords(sizes: Sequence[int]) -> dict[str, Any]:

@@ -16,14 +16,20 @@ from actstore import schema
 from actstore.errors import InvalidDataError, InvalidParameterError
 from actstore.kernels import moments as kernel
 from actstore.queries.blas import single_threaded
+from actstore.queries.graph import Output, over_epochs
 from actstore.storage.cache import Leaf, load_moments, worthwhile
 from actstore.storage.catalogue import Catalogue
-from actstore.storage.run import Run
+from actstore.storage.run import Run, dask_token
 
 #: what every query takes: a store, a selection of one, or a dataset with ``activations``
 Data: TypeAlias = Catalogue | xr.Dataset
 Array: TypeAlias = npt.NDArray[Any]
 
+_MOMENTS = {
+    schema.COUNT: Output((), *schema.LABELS[schema.COUNT], dtype="int64"),
+    schema.MEAN: Output((schema.NEURON,), *schema.LABELS[schema.MEAN]),
+    schema.COMOMENT: Output((schema.NEURON, schema.OTHER_NEURON), *schema.LABELS[schema.COMOMENT]),
+}
 _MOMENT_DIMS: tuple[list[str], ...] = ([], [schema.NEURON], [schema.NEURON, schema.OTHER_NEURON])
 
 
@@ -104,7 +110,8 @@ def _from_run(run: Run, layer: str, split: str) -> Source:
         coords=run.coords(),
         epochs=run.epochs,
         width=int(shape[2]),
-        moments=functools.partial(_run_moments, run, layer),
+        # kept, so that all kernels of an answer read the moments of an epoch in one task
+        moments=functools.cache(functools.partial(_run_moments, run, layer)),
         run=run,
     )
 
@@ -115,25 +122,20 @@ def _run_moments(run: Run, layer: str, split: str, *, cache: bool | None = None)
     _check_samples(int(samples), f"split {split!r} of run {run.name!r}")
     leaf = Leaf(run.path, run.name, split, layer, str(run.attrs.get("created", "")))
     use_cache = worthwhile(int(samples), int(width)) if cache is None else cache
-    slots = xr.DataArray(run.slots, dims=schema.EPOCH, coords={schema.EPOCH: run.epochs})
-    return _as_moments(
-        xr.apply_ufunc(
-            functools.partial(_load, leaf, use_cache),
-            slots.chunk({schema.EPOCH: 1}),
-            output_core_dims=_MOMENT_DIMS,
-            dask="parallelized",
-            output_dtypes=["int64", "float64", "float64"],
-            dask_gufunc_kwargs={
-                "output_sizes": {schema.NEURON: int(width), schema.OTHER_NEURON: int(width)}
-            },
-        )
+    sizes = {schema.NEURON: int(width), schema.OTHER_NEURON: int(width)}
+
+    def load(_epoch: int, slot: Array) -> tuple[Array | int, ...]:
+        found = load_moments(leaf, int(slot), cache=use_cache)
+        return found.count, found.mean, found.comoment
+
+    return over_epochs(
+        load,
+        [xr.DataArray(run.slots, dims=schema.EPOCH)],
+        _MOMENTS,
+        epochs=run.epochs,
+        sizes=sizes,
+        token=dask_token(leaf, run.attrs.get("revised"), run.slots.tolist(), use_cache),
     )
-
-
-def _load(leaf: Leaf, use_cache: bool, slots: Array) -> tuple[Array, Array, Array]:
-    with single_threaded():
-        found = [load_moments(leaf, int(slot), cache=use_cache) for slot in slots]
-    return _stacked(found)
 
 
 def _from_dataset(data: xr.Dataset) -> Source:
