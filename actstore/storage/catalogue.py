@@ -16,7 +16,7 @@ import zarr.errors
 from actstore import schema
 from actstore.errors import NotInStoreError
 from actstore.storage.location import StorePath, open_root
-from actstore.storage.reading import DAMAGE, corrupt
+from actstore.storage.reading import DAMAGE, corrupt, is_run
 from actstore.storage.run import Epochs, Run
 from actstore.storage.seal import SEAL
 
@@ -43,7 +43,7 @@ class Catalogue(Mapping[str, Run]):
         root = open_root(path)
         self.attrs.update({key: value for key, value in root.attrs.items() if key != SEAL})
         self._runs = _sorted(
-            {name: Run(group, self.path) for name, group in self._groups(root) if _is_run(group)}
+            {name: Run(group, self.path) for name, group in self._groups(root) if is_run(group)}
         )
 
     def _groups(self, root: zarr.Group) -> list[tuple[str, zarr.Group]]:
@@ -206,10 +206,6 @@ def _sorted(runs: dict[str, Run]) -> dict[str, Run]:
         return settings, run.width, run.seed, run.name
 
     return dict(sorted(runs.items(), key=key))
-
-
-def _is_run(group: zarr.Group) -> bool:
-    return {"width", "seed", "hyper_parameters"} <= set(group.attrs)
 
 
 def _several(wanted: Any, held: list[Any]) -> list[Any]:

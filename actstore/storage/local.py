@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import os
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.storage import LocalStore
@@ -81,13 +83,15 @@ def fsync(path: Path) -> None:
 def create_file(path: Path, data: bytes) -> None:
     """Write a file whole, or raise FileExistsError if there is one already."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{uuid.uuid4().hex}{PARTIAL}")
-    try:
-        temporary.write_bytes(data)
-        # A link fails where the name is taken; a rename would replace what is there.
+    # A link fails where the name is taken; a rename would replace what is there.
+    with _temporary(path, data) as temporary:
         os.link(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file whole, in the place of one that may be there."""
+    with _temporary(path, data) as temporary:
+        temporary.replace(path)
 
 
 def remove_tree(folder: Path) -> None:
@@ -99,7 +103,8 @@ def remove_tree(folder: Path) -> None:
         for name in sorted(names, key=lambda name: name == DOCUMENT):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(os.path.join(path, name))
-        os.rmdir(path)
+        with contextlib.suppress(FileNotFoundError):
+            os.rmdir(path)
 
 
 def partial_files(folder: Path) -> list[Path]:
@@ -115,13 +120,16 @@ def _seal(key: str, value: Buffer) -> Buffer:
 
 def _put_durably(path: Path, value: Buffer) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    with _temporary(path, value.as_buffer_like()) as temporary:
+        fsync(temporary)
+        temporary.replace(path)
+
+
+@contextlib.contextmanager
+def _temporary(path: Path, data: Any) -> Iterator[Path]:
     temporary = path.with_suffix(f".{uuid.uuid4().hex}{PARTIAL}")
     try:
-        with temporary.open("wb") as file:
-            file.write(value.as_buffer_like())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
+        temporary.write_bytes(data)
+        yield temporary
+    finally:
         temporary.unlink(missing_ok=True)
-        raise

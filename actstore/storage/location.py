@@ -79,15 +79,20 @@ def open_or_create_root(path: StorePath, *, durable: bool = False) -> zarr.Group
         If the store cannot be made there.
     """
     where = Path(path)
+    document = where / DOCUMENT
     try:
-        if not (where / DOCUMENT).exists() and _is_free(where):
+        if not document.exists() and _is_free(where):
             with contextlib.suppress(zarr.errors.ContainsGroupError):
                 zarr.create_group(
                     LocalFiles(where, durable=durable),
                     zarr_format=3,
                     attributes=schema.root_attributes(),
                 )
+        for partial in where.glob(f"*{PARTIAL}"):  # of a creation that was killed, or came second
+            partial.unlink(missing_ok=True)
     except OSError as error:
+        if document.exists():  # another process was first, and swept the file of this one
+            return open_root(path, mode="r+", durable=durable)
         raise StoreWriteError(
             f"no store can be made at {str(where)!r} ({error.strerror or error}); "
             "give a folder that can be written"

@@ -15,6 +15,9 @@ from actstore.storage.layout import DATA_CHECKSUM, values_checksum
 
 Array: TypeAlias = npt.NDArray[Any]
 
+#: what tells a run from other groups
+RUN_ATTRIBUTES = frozenset({"width", "seed", "hyper_parameters"})
+
 #: what zarr and its codecs raise on bytes that are not what was written
 DAMAGE = (ValueError, RuntimeError, KeyError, TypeError, OSError)
 
@@ -98,6 +101,25 @@ def read_epochwise(array: zarr.Array[Any], store: str) -> Array:
         return np.asarray(array[:])
     except DAMAGE as error:
         raise corrupt(array.path, store, error) from error
+
+
+def member(root: zarr.Group, name: str, store: str) -> zarr.Group | zarr.Array[Any] | None:
+    """Return what a store holds under a name, or None if it holds nothing there.
+
+    Raises
+    ------
+    StoreCorruptError
+        If its metadata cannot be read.
+    """
+    try:
+        return root.get(name)
+    except DAMAGE as error:
+        raise corrupt(f"{name}/zarr.json", store, error) from error
+
+
+def is_run(node: zarr.Group | zarr.Array[Any] | None) -> bool:
+    """Return whether a member of the root group is a run, and not a group of the user's own."""
+    return isinstance(node, zarr.Group) and set(node.attrs) >= RUN_ATTRIBUTES
 
 
 def corrupt(path: str, store: str, why: object) -> StoreCorruptError:

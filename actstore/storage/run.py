@@ -66,7 +66,7 @@ class Run:
     @property
     def complete(self) -> bool:
         """Whether the training was recorded to its end."""
-        return bool(self.attrs.get("complete"))
+        return bool(self.attrs.get("complete")) and len(self.committed) > 0
 
     @functools.cached_property
     def _marker(self) -> Array:
@@ -91,20 +91,28 @@ class Run:
         return np.take(self._marker, self.slots)
 
     @functools.cached_property
-    def splits(self) -> tuple[str, ...]:
-        """Names of the fixed evaluation sets; none before the first epoch is committed."""
+    def _contents(self) -> Mapping[str, Any]:
+        """What the writer says the run holds; nothing before the first epoch is committed."""
         if not len(self.committed):  # what a killed writer began is not to be seen
-            return ()
-        return tuple(sorted(name for name, _ in self._group.groups() if name != schema.READOUT))
+            return {"splits": {}, "outputs": 0, "metrics": []}
+        if "splits" in self.attrs:
+            return self.attrs
+        # The first epoch was committed after the attributes were read.
+        return dict(zarr.open_group(self._group.store_path, mode="r").attrs)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the fixed evaluation sets."""
+        return tuple(sorted(self._contents["splits"]))
 
     @property
     def has_readout(self) -> bool:
         """Whether the readout's weight and bias were recorded."""
-        return len(self.committed) > 0 and schema.READOUT in self._group
+        return bool(self._contents["outputs"])
 
     def layers(self, split: str) -> tuple[str, ...]:
         """Names of the layers recorded on a split."""
-        return tuple(sorted(name for name, _ in self.group(split).groups()))
+        return tuple(sorted(self._contents["splits"][split]["layers"]))
 
     def check(self, split: str, layer: str) -> None:
         """Raise NotInStoreError unless the run holds this layer on this split."""
@@ -148,13 +156,11 @@ class Run:
 
     def metrics(self) -> xr.Dataset:
         """Return the logged metrics, one ``(epoch,)`` float64 variable each, in memory."""
-        names = [n for n, _ in self._group.arrays() if n != schema.EPOCH]
-        stored = names if len(self.committed) else []
         return _described(
             xr.Dataset(
                 {
                     name: (schema.EPOCH, read_epochwise(self.array(name), self.path)[self.slots])
-                    for name in sorted(stored)
+                    for name in self._contents["metrics"]
                 },
                 coords={schema.EPOCH: self.epochs},
             )

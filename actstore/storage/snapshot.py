@@ -140,7 +140,7 @@ class Snapshot:
             )
 
     def contents(self) -> dict[str, Any]:
-        """Return what the run holds, as attributes: lost parts of a store are found by them."""
+        """Return what the run holds, as attributes: what is lost later is found by them."""
         splits = {
             split: {
                 "samples": len(self.labels[split]),

@@ -28,10 +28,25 @@ from actstore.errors import (
     StoreWriteError,
 )
 from actstore.storage import layout
-from actstore.storage.local import LocalFiles, create_file, partial_files, remove_tree
+from actstore.storage.cleaning import (
+    arrays_below,
+    delete_run,
+    even_lengths,
+    is_remains,
+    local_files,
+    sweep,
+)
+from actstore.storage.local import create_file, remove_tree
 from actstore.storage.location import StorePath, open_or_create_root, open_root
 from actstore.storage.lock import RunLock
-from actstore.storage.reading import DAMAGE, corrupt, marker_slots, read_samplewise
+from actstore.storage.reading import (
+    DAMAGE,
+    corrupt,
+    is_run,
+    marker_slots,
+    member,
+    read_samplewise,
+)
 from actstore.storage.seal import DOCUMENT, sealed
 from actstore.storage.snapshot import Snapshot
 
@@ -105,9 +120,14 @@ class RunWriter:
             raise InvalidParameterError(f"a run of {slots} epochs was asked for; it needs one")
         where = os.fspath(store)
         root = open_or_create_root(store, durable=durable)
-        if name in root and not overwrite:
+        found = is_run(member(root, name, where))
+        if found and not overwrite:
             raise _exists(where, name)
         folder = Path(where, name)
+        if folder.exists() and not (found or is_remains(folder)):
+            raise RunExistsError(
+                f"{where!r} holds something else called {name!r}; give the run another name"
+            )
         document = {
             "zarr_format": 3,
             "node_type": "group",
@@ -144,9 +164,10 @@ class RunWriter:
         """
         where = os.fspath(store)
         root = open_root(store, mode="r+", durable=durable)
-        if name not in root:
+        found = member(root, name, where)
+        if found is None or not is_run(found):
             raise NotInStoreError(f"no run {name!r} in {where!r}; create it first")
-        if root[name].attrs.get("complete"):
+        if _is_complete(found):
             raise RunExistsError(f"run {name!r} is complete: nothing is left to append")
         with _refusals(where, f"run {name!r}"):
             return cls._locked(store, root, name)
@@ -157,16 +178,15 @@ class RunWriter:
         folder = Path(os.fspath(store), name)
         lock = RunLock.acquire(folder.parent, name)
         try:
-            for partial in partial_files(folder):
-                partial.unlink(missing_ok=True)
-            group = root[name]
-            assert isinstance(group, zarr.Group)
+            group = member(root, name, folder.parent.name)
+            if not isinstance(group, zarr.Group) or not is_run(group) or _is_complete(group):
+                raise RunExistsError(
+                    f"run {name!r} was changed by another process at the same time; try again"
+                )
             if schema.EPOCH not in group:  # killed before it had room for an epoch
                 layout.create_marker(group, slots=int(group.attrs["slots"]))  # type: ignore[arg-type]
-            slots = layout.array_of(group, schema.EPOCH).shape[0]
-            for array in arrays_below(group):  # killed while it gave unused slots back
-                if layout.epoch_length(array) not in (None, slots):
-                    array.resize((slots, *array.shape[1:]))
+            sweep(group)
+            even_lengths(group)
             return cls(store, group, lock)
         except BaseException:
             lock.release()
@@ -175,7 +195,7 @@ class RunWriter:
     @property
     def complete(self) -> bool:
         """Whether the run was closed after its last epoch."""
-        return bool(self._group.attrs.get("complete"))
+        return _is_complete(self._group)
 
     def write(
         self,
@@ -330,11 +350,8 @@ class RunWriter:
         return read_samplewise(layout.array_of(group, name), self._store)
 
     def _prepare(self, snapshot: Snapshot) -> None:
-        """Make the arrays of the first epoch, in place of what a killed writer left of it."""
-        folder = self._files.root / self.name
-        for child in sorted(folder.iterdir()):
-            if child.is_dir() and child.name != schema.EPOCH:
-                remove_tree(child)
+        """Make the arrays of the first epoch, in place of what a failed attempt left of it."""
+        sweep(self._group)
         slots = self._marker.shape[0]
         for split, layers in snapshot.activations.items():
             group = self._group.create_group(split)
@@ -356,7 +373,7 @@ class RunWriter:
                 layout.create_epochwise(
                     group, name, slots=slots, rest=values.shape, dims=dims[: values.ndim]
                 )
-        self._group.update_attributes(snapshot.contents())
+        self._group.update_attributes({**snapshot.contents(), "metrics": []})
 
     def _write_activations(self, slot: int, snapshot: Snapshot) -> None:
         for split, layers in snapshot.activations.items():
@@ -370,33 +387,21 @@ class RunWriter:
             layout.array_of(self._group, f"{schema.READOUT}/{schema.BIAS}")[slot] = bias
 
     def _write_metrics(self, slot: int, snapshot: Snapshot) -> None:
-        stored = {name for name, _ in self._group.arrays()} - {schema.EPOCH}
-        for name in sorted(snapshot.metrics.keys() - stored):
-            layout.create_epochwise(
-                self._group, name, slots=self._marker.shape[0], rest=(), dims=()
-            )
-        # A killed attempt at this slot may have left a metric that this one does not have.
-        for name in sorted(stored | snapshot.metrics.keys()):
+        stored: Any = self._group.attrs["metrics"]
+        known: set[str] = set(stored)
+        for name in sorted(known | snapshot.metrics.keys()):
+            if name not in known:
+                self._new_metric(name)
+            # A killed attempt at this slot may have left a metric that this one does not have.
             value = snapshot.metrics.get(name, float("nan"))
             layout.array_of(self._group, name)[slot] = value
+        if snapshot.metrics.keys() - known:
+            # Only now, with a value in it: the name vouches for the array.
+            self._group.update_attributes({"metrics": sorted(known | snapshot.metrics.keys())})
 
-
-def delete_run(root: zarr.Group, name: str) -> None:
-    """Remove a run; its marker goes first, so that a reader never meets half of it."""
-    with contextlib.suppress(*DAMAGE):  # a damaged run can be removed too
-        layout.array_of(root, f"{name}/{schema.EPOCH}")[:] = schema.NO_EPOCH
-    remove_tree(local_files(root).root / name)
-
-
-def arrays_below(group: zarr.Group) -> list[zarr.Array[Any]]:
-    """Return all arrays in a group and the groups below it."""
-    return [a for _, a in group.members(max_depth=None) if isinstance(a, zarr.Array)]
-
-
-def local_files(group: zarr.Group) -> LocalFiles:
-    """Return the files that a group opened by this package lies in."""
-    assert isinstance(group.store, LocalFiles)
-    return group.store
+    def _new_metric(self, name: str) -> None:
+        remove_tree(self._files.root / self.name / name)  # of a killed attempt
+        layout.create_epochwise(self._group, name, slots=self._marker.shape[0], rest=(), dims=())
 
 
 @contextlib.contextmanager
@@ -418,6 +423,10 @@ def _refusals(store: str, what: str, writer: RunWriter | None = None) -> Iterato
             f"{what} could not be written to {store!r} ({error.strerror or error}); {intact}: "
             "mend the disk and resume"
         ) from error
+
+
+def _is_complete(group: zarr.Group | zarr.Array[Any]) -> bool:
+    return bool(group.attrs.get("complete"))
 
 
 def _exists(store: str, name: str) -> RunExistsError:

@@ -1,0 +1,121 @@
+"""Taking things out of a store: runs, epochs, and what killed writers left."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from actstore import schema
+from actstore.storage import layout
+from actstore.storage.local import (
+    PARTIAL,
+    LocalFiles,
+    partial_files,
+    remove_tree,
+    replace_file,
+)
+from actstore.storage.lock import lock_path
+from actstore.storage.reading import chunk_names
+from actstore.storage.seal import DOCUMENT, sealed
+
+_REMOVED = {"zarr_format": 3, "node_type": "group", "attributes": {"actstore_removed": True}}
+
+
+def delete_run(root: zarr.Group, name: str) -> None:
+    """Remove a run: at once for readers, then from the disk.
+
+    The first step takes from its group what makes it a run. A removal that was killed after
+    it leaves remains that readers do not see and the next writer of the name removes.
+    """
+    folder = local_files(root).root / name
+    replace_file(folder / DOCUMENT, sealed(json.dumps(_REMOVED).encode()))
+    remove_tree(folder)
+
+
+def is_remains(folder: Path) -> bool:
+    """Return whether a folder is what a killed creation or removal of a run or array left."""
+    document = folder / DOCUMENT
+    if document.exists():
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            return bool(json.loads(document.read_text())["attributes"]["actstore_removed"])
+        return False
+    locks = (
+        lock_path(folder.parent, folder.name),
+        lock_path(folder.parent.parent, folder.parent.name),
+    )
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return all(path in locks or path.name.endswith(PARTIAL) for path in files)
+
+
+def sweep(group: zarr.Group) -> None:
+    """Remove what a killed writer left in a run, but for values in slots: those are overwritten.
+
+    Half-written files, all of a first epoch that was not committed, and metrics that no
+    committed epoch has.
+    """
+    folder = local_files(group).root / group.path
+    for partial in partial_files(folder):
+        partial.unlink(missing_ok=True)
+    begun = (np.asarray(layout.array_of(group, schema.EPOCH)[:]) == schema.NO_EPOCH).all()
+    metrics: Any = [] if begun else group.attrs["metrics"]
+    for child in sorted(folder.iterdir()):
+        if child.is_dir() and child.name not in (schema.EPOCH, *metrics):
+            is_group = (child / DOCUMENT).exists() and isinstance(group[child.name], zarr.Group)
+            if begun or not is_group:
+                remove_tree(child)
+
+
+def drop_slot(group: zarr.Group, slot: int) -> None:
+    """Make a slot of a run as if it had never been written; its marker first.
+
+    Parameters
+    ----------
+    group : zarr.Group
+        The run's, open for writing.
+    slot : int
+        Place on the epoch axis.
+    """
+    marker = layout.array_of(group, schema.EPOCH)
+    if marker[slot] != schema.NO_EPOCH:
+        # Every other trace of the epoch names this time, so that nothing mixes old and new.
+        group.update_attributes({"revised": schema.now()})
+        marker[slot] = schema.NO_EPOCH
+    for array in arrays_below(group):
+        if array.path == marker.path or layout.epoch_length(array) is None:
+            continue
+        if array.ndim == 1 and array.chunks[0] > 1:  # one object for the whole axis
+            layout.array_of(group, _below(array, group))[slot] = np.asarray(array.fill_value)[()]
+            continue
+        for name in chunk_names(array, slot):
+            (local_files(group).root / array.path / name).unlink(missing_ok=True)
+
+
+def arrays_below(group: zarr.Group) -> list[zarr.Array[Any]]:
+    """Return all arrays in a group and the groups below it."""
+    return [a for _, a in group.members(max_depth=None) if isinstance(a, zarr.Array)]
+
+
+def even_lengths(group: zarr.Group) -> None:
+    """Give all arrays of a run the marker's length: its writer was killed as it trimmed them.
+
+    The marker is trimmed last, so nothing is cut off; arrays only become longer.
+    """
+    slots = layout.array_of(group, schema.EPOCH).shape[0]
+    for array in arrays_below(group):
+        if layout.epoch_length(array) not in (None, slots):
+            array.resize((slots, *array.shape[1:]))
+
+
+def local_files(group: zarr.Group) -> LocalFiles:
+    """Return the files that a group opened by this package lies in."""
+    assert isinstance(group.store, LocalFiles)
+    return group.store
+
+
+def _below(array: zarr.Array[Any], group: zarr.Group) -> str:
+    return array.path.removeprefix(f"{group.path}/")
