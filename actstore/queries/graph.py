@@ -257,7 +257,8 @@ def _beside(
         if part is not None:
             sizes = zip(dims, part.shape, strict=True)
             where = [places[r] if d == schema.EPOCH else np.arange(n) for d, n in sizes]
-            whole[r : r + 1][(0, *np.ix_(*where))] = part.values
+            at: Any = (r, *np.ix_(*where))
+            whole[at] = part.values
     return whole
 
 
