@@ -248,8 +248,8 @@ def counted(path: Path, job: Callable[[], int]) -> Callable[[], object]:
 def everywhere(name: str, folder: Path, *, step: int, replace: bool) -> Iterator[str]:
     """Kill before each change (each ``step``-th), with or without an old run to replace."""
     recording = RECORDINGS[name]
-    log, result = folder / "log", folder / "result"
-    old = folder / "old"
+    log, old = folder / "log", folder / "old"
+    seeds = {0, 1} if replace else {0}
     run(lambda: write(old, recording, attempt=0, seed=1, fresh=False), log)
     for change in range(0, 10_000, step):
         store = folder / "store"
@@ -257,21 +257,20 @@ def everywhere(name: str, folder: Path, *, step: int, replace: bool) -> Iterator
             shutil.copytree(old, store)
         job = _writer(store, recording, attempt=0, fresh=replace)
         was_killed = killed_before(change, job, store, log)
-        seeds = {0, 1} if replace else {0}
-        after = _checker(
-            store, recording, least=0, complete=None if was_killed else True, seeds=seeds
-        )
-        run(counted(result, after), log)
-        if was_killed:
-            least = int(result.read_text())
-            resumed = _writer(store, recording, attempt=1, fresh=False)
-            run(lambda job=resumed: job(), log)  # type: ignore[misc]
-            final = _checker(store, recording, least=least, complete=True, seeds=seeds)
-            run(lambda job=final: job(), log)  # type: ignore[misc]
+        run(lambda s=store, k=was_killed: _aftermath(s, recording, k, seeds), log)  # type: ignore[misc]
         shutil.rmtree(store)
         if not was_killed:
             return
         yield f"{name}: killed before change {change}{' of a replacement' if replace else ''}"
+
+
+def _aftermath(store: Path, recording: Recording, was_killed: bool, seeds: set[int]) -> None:
+    """Look at what a killed writer left, bring the run to its end, and look again."""
+    least = 0
+    if was_killed:
+        least = _checker(store, recording, least=0, complete=None, seeds=seeds)()
+        write(store, recording, attempt=1, seed=0, fresh=False)
+    _checker(store, recording, least=least, complete=True, seeds=seeds)()
 
 
 def any_time(name: str, folder: Path, *, kills: int, rng: random.Random) -> Iterator[str]:
@@ -367,7 +366,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the campaign and print what was done."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=200, help="kills at random moments")
-    parser.add_argument("--step", type=int, default=1, help="kill before every STEP-th change")
+    parser.add_argument("--step", type=int, default=5, help="kill before every STEP-th change")
     parser.add_argument("--only", choices=RECORDINGS, action="append", help="repeatable")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
     options = parser.parse_args(arguments)
