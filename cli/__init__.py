@@ -6,6 +6,7 @@ Nothing here imports the library at the top: ``actstore --help`` loads click alo
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import warnings
 from typing import Any
@@ -31,6 +32,15 @@ class LazyGroup(click.Group):
     def __init__(self, *args: Any, modules: dict[str, tuple[str, str]], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.modules = modules
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; that the reader has seen enough, as in ``… | head``, is no error."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # what is still buffered goes nowhere, or Python would complain of it on its way out
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(0)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names in the order in which a newcomer needs them."""
@@ -88,9 +98,6 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except SystemExit as stop:
-        # click ends so, with 1, when the reader of a pipe has seen enough, as in `… | head`
-        sys.exit(0 if isinstance(stop.__context__, BrokenPipeError) else stop.code)
     except KeyboardInterrupt:
         click.echo("interrupted", err=True)
         sys.exit(130)

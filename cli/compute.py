@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from actstore.errors import ActstoreError, MissingExtraError
@@ -18,10 +18,19 @@ def scheduler(workers: int | None, address: str | None, threads: int) -> Iterato
     """Compute within the context on threads, on ``workers`` processes, or at ``address``."""
     if workers is None and address is None:
         import dask
+        import dask.threaded
 
-        with dask.config.set(scheduler="threads", num_workers=threads), _progress():
+        # The function, not its name: for a name dask imports distributed, half a second.
+        with dask.config.set(scheduler=dask.threaded.get, num_workers=threads), _progress():
             yield
         return
+    with ExitStack() as opened:
+        _connect(opened, workers, address)
+        yield  # outside _connect, so that an error of the work is not taken for one of the address
+
+
+def _connect(opened: ExitStack, workers: int | None, address: str | None) -> None:
+    """Make the work of this process go to a cluster of our own, or to the one at ``address``."""
     try:
         from distributed import Client, LocalCluster
     except ImportError as error:
@@ -31,20 +40,22 @@ def scheduler(workers: int | None, address: str | None, threads: int) -> Iterato
         ) from error
     try:
         if address is not None:
-            with Client(address, timeout="10s"):
-                yield
-        else:
-            with (
-                LocalCluster(
-                    n_workers=workers, threads_per_worker=1, dashboard_address=None, silence_logs=50
-                ) as cluster,
-                Client(cluster),
-            ):
-                yield
-    except (TimeoutError, OSError) as error:
-        raise ActstoreError(
-            f"no dask scheduler answers at {address!r} ({error}); check the address"
-        ) from error
+            opened.enter_context(Client(address, timeout="10s"))
+            return
+        cluster = opened.enter_context(
+            LocalCluster(
+                n_workers=workers, threads_per_worker=1, dashboard_address=None, silence_logs=50
+            )
+        )
+        opened.enter_context(Client(cluster))
+    except (TimeoutError, OSError, ValueError) as error:
+        what = (
+            "no worker process can be started"
+            if address is None
+            else (f"no dask scheduler answers at {address!r}")
+        )
+        remedy = "leave --workers out" if address is None else "check the address"
+        raise ActstoreError(f"{what} ({error}); {remedy}") from error
 
 
 @contextmanager

@@ -59,6 +59,17 @@ def flat(values: tuple[list[int], ...]) -> list[int] | None:
     return [number for part in values for number in part] or None
 
 
+def chosen_by(
+    width: tuple[list[int], ...], seed: tuple[list[int], ...], where: tuple[tuple[str, Any], ...]
+) -> dict[str, list[Any]]:
+    """Return the values that a run must have one of, by key; ``--where`` may name any key."""
+    wanted: dict[str, list[Any]] = {}
+    pairs = [("width", w) for w in flat(width) or []] + [("seed", s) for s in flat(seed) or []]
+    for key, value in [*pairs, *where]:
+        wanted.setdefault(key, []).append(value)
+    return wanted
+
+
 def epochs(text: str) -> int | list[int] | slice | None:
     """Return the epochs that ``--epoch`` asks for: ``all``, ``-1``, ``1,5,10`` or ``10:50``."""
     if text == "all":

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,10 +51,19 @@ def save(path: str, result: xr.Dataset, rows: Rows, parameters: dict[str, Any]) 
             Path(aside).write_text(json.dumps(answer, indent=1) + "\n", encoding="utf-8")
         os.replace(aside, path)
     except OSError as error:
+        _remove(Path(aside))
         raise ActstoreError(
             f"{path!r} cannot be written ({error.strerror or error}); give another place to -o"
         ) from error
     click.echo(f"saved {path}", err=True)
+
+
+def _remove(path: Path) -> None:
+    """Remove what was written of a file or a folder, if anything was."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def check_output(path: str | None) -> None:
@@ -83,11 +93,12 @@ def check_plot(path: str | None) -> None:
 def table(rows: Rows, columns: Sequence[str]) -> str:
     """Return rows as text, numbers to four digits, right-aligned.
 
-    A column ``x…`` shows x with its interval, from the columns ``x_low`` and ``x_high``.
+    A column ``x…`` shows x with its interval, from the columns ``x_low`` and ``x_high``. Columns
+    without any value are left out, but for the number of clones: that there are none is an answer.
     """
     if not rows:
         return "no rows"
-    kept = [c for c in columns if any(row.get(c.rstrip("…")) is not None for row in rows)]
+    kept = [c for c in columns if _is_shown(c.rstrip("…"), rows)]
     cells = [[_of(row, c) for c in kept] for row in rows]
     heads = [c.replace("_", " ").rstrip("…") for c in kept]
     lines = _heads(heads, cells)
@@ -97,6 +108,11 @@ def table(rows: Rows, columns: Sequence[str]) -> str:
         for line in [*lines, ["-" * w for w in widths], *cells]
     ]
     return "\n".join(out)
+
+
+def _is_shown(name: str, rows: Rows) -> bool:
+    answers = name == "n_clones" and name in rows[0]
+    return answers or any(row.get(name) is not None for row in rows)
 
 
 def _of(row: dict[str, Any], column: str) -> str:
@@ -150,6 +166,8 @@ def _to_zarr(result: xr.Dataset, path: str) -> None:
     import warnings
 
     with warnings.catch_warnings():
-        # Zarr 3 has no specification of strings yet; names of runs are only read back by xarray
+        # Zarr 3 has no specification of strings and of consolidated metadata yet; both are only
+        # read back by xarray, which would warn of their absence
         warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 specification.*")
-        result.to_zarr(path, mode="w", consolidated=False)
+        warnings.filterwarnings("ignore", message=".*Consolidated metadata is currently not part.*")
+        result.to_zarr(path, mode="w", consolidated=True)

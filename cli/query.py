@@ -9,7 +9,14 @@ from typing import Any
 import click
 
 from . import output
-from .options import compute_options, epochs, flat, output_options, parse_value, selection_options
+from .options import (
+    chosen_by,
+    compute_options,
+    epochs,
+    output_options,
+    parse_value,
+    selection_options,
+)
 from .questions import LEAD, QUESTIONS, Question
 
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -45,6 +52,8 @@ def ask(
 ) -> None:
     """Answer a question: select, compute what the rows show, print, save and draw."""
     saved = options.pop("output")
+    if workers and scheduler:
+        raise click.UsageError("--workers and --scheduler were both given; give one of them")
     output.check_output(saved)
     output.check_plot(plot)
     import actstore
@@ -53,14 +62,11 @@ def ask(
 
     from . import compute
 
-    selection = {
-        "width": flat(options.pop("width")),
-        "seed": flat(options.pop("seed")),
-        "run": list(options.pop("run")) or None,
-        "epoch": epochs(options.pop("epoch")),
-        **_where(options.pop("where")),
-    }
-    store = actstore.open(path).sel(**selection)
+    chosen = chosen_by(*(options.pop(key) for key in ("width", "seed", "where")))
+    named, epoch = list(options.pop("run")) or None, epochs(options.pop("epoch"))
+    store = actstore.open(path).sel(**{"run": named, **chosen})
+    # a run that has only begun has no epoch to choose; the others are asked
+    store = store.narrow(lambda run: run.select(epoch) if len(run.committed) else run)
     if "subset_size" in options:
         options["subset_size"] = _sizes(options["subset_size"])
     if "factors" in options:
@@ -144,7 +150,7 @@ def _criterion(answer: Any) -> str:
         return ""
     outside = answer.attrs["criterion"] == "heldout"
     words = "held-out R² (neurons outside the subset)" if outside else "R² of all neurons (paper)"
-    return f"\n\ncriterion: {words}; n_clones = alive neurons / critical size, none below 2"
+    return f"\n\ncriterion: {words}\nn_clones = alive neurons / critical size; none below 2"
 
 
 def _draw(question: str, answer: Any, path: str) -> None:
@@ -152,13 +158,6 @@ def _draw(question: str, answer: Any, path: str) -> None:
 
     plotting.save(question, answer, path)
     click.echo(f"drew {path}", err=True)
-
-
-def _where(pairs: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
-    wanted: dict[str, list[Any]] = {}
-    for key, value in pairs:
-        wanted.setdefault(key, []).append(value)
-    return wanted
 
 
 def _factors(text: str) -> int | str | list[int | str] | None:

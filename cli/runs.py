@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from . import output
-from .options import Numbers, Setting, flat
+from .options import Numbers, Setting, chosen_by
 
 
 @click.command("runs", context_settings={"help_option_names": ["-h", "--help"]})
@@ -33,7 +33,7 @@ def command(store: str, width: Any, seed: Any, where: Any, form: str) -> None:
     """
     import actstore
 
-    chosen = actstore.open(store).sel(width=flat(width), seed=flat(seed), **dict(where))
+    chosen = actstore.open(store).sel(**chosen_by(width, seed, where))
     table = chosen.runs.reset_index()
     plain = table.astype(object).where(table.notna(), None)
     rows = [{str(k): v for k, v in row.items()} for row in plain.to_dict("records")]

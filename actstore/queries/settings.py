@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from actstore import schema
+from actstore.queries.apply import column
 from actstore.queries.sources import Source
 
 SETTING = "setting"
@@ -29,7 +30,8 @@ class Settings:
     def __init__(self, found: Sequence[Source]) -> None:
         self.found = found
         keys = [
-            tuple((k, v) for k, v in s.coords.items() if k not in ("width", "seed")) for s in found
+            tuple((k, _plain(v)) for k, v in s.coords.items() if k not in ("width", "seed"))
+            for s in found
         ]
         # networks of another kind or on other data are not seeds of the same setting
         apart = [k for k in ("model", "dataset") if len({_named(s, k) for s in found}) > 1]
@@ -72,12 +74,17 @@ class Settings:
     def coords(self) -> dict[str, Any]:
         """Return the coordinates: widths, and each hyper-parameter by setting."""
         keys = list(dict.fromkeys(key for setting in self._settings for key, _ in setting))
-        columns = {key: [dict(setting).get(key, "") for setting in self._settings] for key in keys}
+        columns = {key: [dict(setting).get(key) for setting in self._settings] for key in keys}
         return {
             SETTING: (SETTING, self.names(), {"long_name": "hyper-parameters"}),
             WIDTH: (WIDTH, self.widths, schema.describe(WIDTH)),
-            **{key: (SETTING, np.asarray(values)) for key, values in columns.items()},
+            **{key: (SETTING, column(values)) for key, values in columns.items()},
         }
+
+
+def _plain(value: Any) -> Any:
+    """Return a number or a word; lists and mappings, which JSON also holds, become words."""
+    return value if value is None or isinstance(value, int | float | str) else str(value)
 
 
 def _named(source: Source, attribute: str) -> str:

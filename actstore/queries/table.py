@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
@@ -45,11 +47,30 @@ def shown(result: xr.Dataset) -> xr.Dataset:
         if not spread:
             kept[name] = variable
             continue
-        whole = variable.chunk(dict.fromkeys(spread, -1))
+        lazy = variable.chunks is not None  # a computed answer must not become lazy again
+        whole = variable.chunk(dict.fromkeys(spread, -1)) if lazy else variable
         kept[name] = whole.mean(spread, keep_attrs=True)
         for suffix, q in LEVELS.items():
-            kept[name + suffix] = whole.quantile(q, spread, keep_attrs=True).drop_vars("quantile")
+            kept[name + suffix] = _quantile(whole, q, spread)
     return xr.Dataset(kept, attrs=result.attrs)
+
+
+def _quantile(variable: xr.DataArray, q: float, dims: list[str]) -> xr.DataArray:
+    """Return a quantile that is NaN, without a warning, where all values are."""
+
+    def kernel(values: npt.NDArray[Any]) -> Any:
+        flat = values.reshape(*values.shape[: -len(dims)], -1).astype(float)
+        missing = np.isnan(flat).all(-1)
+        flat[missing] = 0.0
+        # NumPy looks for NaN value by value: only where there is one
+        quantile = np.nanquantile if np.isnan(flat).any() else np.quantile
+        return np.where(missing, np.nan, quantile(flat, q, axis=-1))
+
+    found: xr.DataArray = xr.apply_ufunc(
+        kernel, variable, input_core_dims=[dims], dask="parallelized", output_dtypes=["float64"],
+        keep_attrs=True,
+    )  # fmt: skip
+    return found
 
 
 def rows(result: xr.Dataset) -> list[dict[str, Any]]:
