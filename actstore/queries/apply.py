@@ -127,7 +127,7 @@ def concat_runs(results: Sequence[xr.Dataset], found: Sequence[Source]) -> xr.Da
     keys = list(dict.fromkeys(key for source in found for key in source.coords))
     names = [source.name for source in found]
     whole = beside(results, schema.RUN)
-    coords = {key: (schema.RUN, _column([s.coords.get(key) for s in found])) for key in keys}
+    coords = {key: (schema.RUN, column([s.coords.get(key) for s in found])) for key in keys}
     labelled = whole.assign_coords({schema.RUN: names, **coords})
     for name in [schema.EPOCH, *keys]:
         if name in labelled.coords:
@@ -162,7 +162,7 @@ def _layer(parts: Sequence[Array], where: str) -> Layer:
     return Layer(tuple(moments), np.flatnonzero(mask), mask.size)
 
 
-def _column(values: list[Any]) -> Array:
+def column(values: list[Any]) -> Array:
     """Values of one setting over runs, as numbers if all are, else as words."""
     if all(isinstance(v, int | float | bool) for v in values):
         return np.asarray(values)
