@@ -93,6 +93,8 @@ def spectrum(
             raise InvalidParameterError(
                 f"fraction {share} of the variance was asked for; it lies in (0, 1]"
             )
+    if not fractions:
+        raise InvalidParameterError("no fraction was given; 0.95 of the variance is a usual one")
     found = sources(data, split=split, layer=layer)
 
     def kernel(layer: Layer) -> tuple[Any, ...]:
