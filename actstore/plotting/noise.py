@@ -90,17 +90,23 @@ def _null(ax: Axes, one: Series, single: bool) -> None:
     nulls = one.data if FACTORS in one.data.dims else one.data.expand_dims(FACTORS)
     for number in range(nulls.sizes[FACTORS] if single else 1):
         chosen = nulls.isel({FACTORS: number})
-        factors = sorted({int(n) for n in chosen["n_factors"].values.ravel()})
         look = {"ls": "--" if number == 0 else (0, (number + 1, 2)), "marker": "", "lw": 1.1}
         if not single:
             curve(ax, one._replace(data=chosen), NULL, label="_null", band=0, **look)
             continue
         look["color"] = by_category(number + 1)["color"]
-        label = f"matched null, {'…'.join(map(str, factors))} factors"
+        label = f"matched null, {_factors(chosen)} factors"
         curve(ax, one._replace(data=chosen), NULL, label=label, band=0, **look)
         ends = chosen[[f"{NULL}_low", f"{NULL}_high"]].mean("run")
         ax.fill_between(ends[SIZE], ends[f"{NULL}_low"], ends[f"{NULL}_high"], alpha=BAND, lw=0,
                         color=look["color"])  # fmt: skip
+
+
+def _factors(chosen: xr.Dataset) -> str:
+    """Name the number of factors of the fit, and the number asked for where it found fewer."""
+    found = "…".join(map(str, sorted({int(n) for n in chosen["n_factors"].values.ravel()})))
+    asked = str(chosen[FACTORS].item()) if FACTORS in chosen.coords else "auto"
+    return found if asked in ("auto", found) else f"{found} of {asked}"
 
 
 def _floor(ax: Axes, group: Group) -> None:

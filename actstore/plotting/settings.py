@@ -40,8 +40,8 @@ def whole(result: xr.Dataset, *dims: str) -> xr.Dataset:
     missing = [dim for dim in dims if dim not in result.dims]
     for dim in missing:
         result = result.expand_dims(dim)
-        along = [k for k, c in result.coords.items() if c.ndim == 0] if dim == schema.RUN else []
-        if along:
+        if dim == schema.RUN:  # width, seed and hyper-parameters go with it
+            along = [k for k, c in result.coords.items() if c.ndim == 0 and k not in dims]
             result = result.assign_coords({k: (dim, [result[k].values.item()]) for k in along})
     return result.compute()
 

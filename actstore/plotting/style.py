@@ -50,10 +50,10 @@ def plain(value: float) -> str:
 
     Examples
     --------
-    >>> plain(512.0), plain(0.005)
-    ('512', '0.005')
+    >>> plain(512.0), plain(0.005), plain(0.00001)
+    ('512', '0.005', '0.00001')
     """
-    return f"{value:.6g}" if abs(value) < 1e6 else f"{value:.0f}"
+    return np.format_float_positional(value, precision=6, fractional=False, trim="-")
 
 
 def by_category(number: int) -> dict[str, Any]:
