@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -15,29 +14,42 @@ from actstore.errors import InvalidDataError, InvalidParameterError, NotInStoreE
 from actstore.kernels.fits import decay_law
 from actstore.kernels.readout import subset_errors
 from actstore.kernels.reconstruction import random_subsets
-from actstore.queries.apply import SUBSET, concat_runs, describe
+from actstore.queries.apply import concat_runs, describe
 from actstore.queries.apply import subset_blocks as blocks_for
-from actstore.queries.blas import single_threaded
+from actstore.queries.graph import SUBSET, Output, over_epochs
 from actstore.queries.parameters import (
     check_positive,
     check_seed_and_ridge,
     subset_sizes,
 )
 from actstore.queries.reconstruction import SIZE, size_coords
-from actstore.queries.refit import refitted
+from actstore.queries.refit import REFIT_SUBSET, Counts, refitted, sample_blocks
 from actstore.queries.sources import Data, Source, sources
 
 Array: TypeAlias = npt.NDArray[Any]
 
 SPLIT = "split"
 
-_LAW = {
-    "gamma": ("exponent of error - error_inf against subset size", "1"),
-    "gamma_low": ("exponent, low end of its 95 % interval", "1"),
-    "gamma_high": ("exponent, high end of its 95 % interval", "1"),
-    "error_inf": ("error that is left at infinite size", "1"),
-    "window_low": ("smallest subset of the fit", "neurons"),
-    "window_high": ("largest subset of the fit", "neurons"),
+ERRORS = {
+    name: Output(
+        (SPLIT, SUBSET, SIZE),
+        f"{name.split('_')[0]} of the subset"
+        + (", its part of the logits rescaled by width / size" if "_" in name else ""),
+    )
+    for name in ("error", "loss", "error_rescaled", "loss_rescaled")
+}
+REFIT = {
+    "error_refit": Output(
+        (SPLIT, REFIT_SUBSET, SIZE), "error of the subset with its readout fitted anew"
+    )
+}
+LAW = {
+    "gamma": Output((SPLIT,), "exponent of error - error_inf against subset size"),
+    "gamma_low": Output((SPLIT,), "exponent, low end of its 95 % interval"),
+    "gamma_high": Output((SPLIT,), "exponent, high end of its 95 % interval"),
+    "error_inf": Output((SPLIT,), "error that is left at infinite size"),
+    "window_low": Output((SPLIT,), "smallest subset of the fit", "neurons"),
+    "window_high": Output((SPLIT,), "largest subset of the fit", "neurons"),
 }
 
 
@@ -139,17 +151,15 @@ def error(
     sizes = subset_sizes(subset_size, found)
     results = []
     for source in found:
-        per_split = []
-        for split in names:
-            one = _measured(source, split, layer, sizes, subsets, rng_seed, blocks_for(found, 4))
-            if refit:
-                one = one.merge(
-                    refitted(source, fit_split, split, layer, sizes, refit, rng_seed, ridge, cache)
-                )
-            per_split.append(one)
-        together = xr.concat(per_split, dim=SPLIT).assign_coords({SPLIT: names})
-        together = together.transpose(schema.EPOCH, SPLIT, ...)
-        results.append(together.merge(_law(together["error"], sizes, error_inf, window)))
+        counted = [
+            _counted(source, split, layer, sizes, subsets, rng_seed, blocks_for(found, 4))
+            for split in names
+        ]
+        if refit:
+            arguments = (layer, sizes, refit, rng_seed, ridge, cache)
+            counted += [refitted(source, fit_split, split, *arguments) for split in names]
+        one = _shares(source, counted, len(names), sizes, subsets, refit, error_inf, window)
+        results.append(one.assign_coords({SPLIT: names}))
     return describe(
         concat_runs(results, found),
         "error",
@@ -202,7 +212,7 @@ def readable(data: Data, *, layer: str, splits: Sequence[str]) -> list[Source]:
     return found
 
 
-def _measured(
+def _counted(
     source: Source,
     split: str,
     layer: str,
@@ -210,7 +220,8 @@ def _measured(
     subsets: int,
     rng_seed: int,
     blocks: int,
-) -> xr.Dataset:
+) -> Counts:
+    """Return wrong samples and summed losses of each block of samples."""
     assert source.run is not None
     recorded = source.run.dataset(split, layer)
     readout = source.run.readout()
@@ -218,94 +229,78 @@ def _measured(
     exist = np.flatnonzero(np.asarray(sizes) <= width)
     wanted = np.asarray(sizes)[exist].tolist()
 
-    def kernel(x: Array, label: Array, weight: Array, bias: Array, numbers: Array) -> Any:
+    def kernel(
+        _epoch: int, x: Array, label: Array, weight: Array, bias: Array, numbers: Array
+    ) -> tuple[Array]:
         orders = random_subsets(width, subsets=subsets, seed=rng_seed)[numbers]
-        out = np.full((4, len(x), len(numbers), len(sizes)), np.nan)
-        with single_threaded():
-            for e in range(len(x)):
-                for k, rescale in ((0, False), (2, True)):
-                    found = subset_errors(
-                        x[e, 0], label, weight[e, 0], bias[e, 0],
-                        orders=orders, sizes=wanted, rescale=rescale,
-                    )  # fmt: skip
-                    out[k, e][:, exist] = found.wrong
-                    out[k + 1, e][:, exist] = found.loss * len(label)
-        return tuple(out)
-
-    numbers = xr.DataArray(np.arange(subsets), dims=SUBSET)
-    x = recorded[schema.ACTIVATIONS].drop_vars(list(recorded.coords))
-    label = recorded[schema.LABEL].drop_vars([schema.SAMPLE, schema.LABEL], errors="ignore")
-    rows = x.chunksizes[schema.SAMPLE]
-    parts = []
-    for start, stop in itertools.pairwise(np.cumsum([0, *rows])):
-        block = slice(start, stop)
-        parts.append(
-            xr.apply_ufunc(
-                kernel,
-                x.isel({schema.SAMPLE: block}),
-                label.isel({schema.SAMPLE: block}),
-                readout[schema.WEIGHT].drop_vars(schema.EPOCH),
-                readout[schema.BIAS].drop_vars(schema.EPOCH),
-                numbers.chunk({SUBSET: -(-subsets // blocks)}),
-                input_core_dims=[
-                    [schema.SAMPLE, schema.NEURON],
-                    [schema.SAMPLE],
-                    [schema.OUTPUT, schema.NEURON],
-                    [schema.OUTPUT],
-                    [],
-                ],
-                output_core_dims=[[SIZE]] * 4,
-                dask="parallelized",
-                output_dtypes=["float64"] * 4,
-                dask_gufunc_kwargs={"output_sizes": {SIZE: len(sizes)}},
+        out = np.full((len(numbers), len(ERRORS), len(sizes)), np.nan)
+        # a run narrower than every size that was asked for has nothing to count
+        for k, rescale in ((0, False), (2, True)) if wanted else ():
+            found = subset_errors(
+                x, label, weight, bias, orders=orders, sizes=wanted, rescale=rescale
             )
+            out[:, k, exist] = found.wrong
+            out[:, k + 1, exist] = found.loss * len(label)
+        return (out,)
+
+    parts = [
+        over_epochs(
+            kernel,
+            [block[schema.ACTIVATIONS], block[schema.LABEL], *readout.data_vars.values()],
+            {"counts": Output(("kind", SIZE), "wrong samples and summed losses")},
+            epochs=source.epochs,
+            sizes={SIZE: len(sizes), "kind": len(ERRORS)},
+            subsets=subsets,
+            blocks=blocks,
         )
-    count = x.sizes[schema.SAMPLE]
-    texts = ("error", "loss", "error_rescaled", "loss_rescaled")
-    return xr.Dataset(
-        {
-            name: (sum(part[k] for part in parts) / count).assign_attrs(
-                long_name=f"{name.split('_')[0]} of the subset"
-                + (", its part of the logits rescaled by width / size" if "_" in name else ""),
-                units="1",
-            )
-            for k, name in enumerate(texts)
-        },
-    ).assign_coords({**size_coords(sizes), schema.EPOCH: source.epochs, SUBSET: np.arange(subsets)})
+        for block in sample_blocks(recorded)
+    ]
+    return Counts([part["counts"] for part in parts], recorded.sizes[schema.SAMPLE])
 
 
-def _law(
-    errors: xr.DataArray,
+def _shares(
+    source: Source,
+    counted: Sequence[Counts],
+    splits: int,
     sizes: Sequence[int],
+    subsets: int,
+    refit: int,
     error_inf: float | None,
     window: tuple[float, float] | None,
 ) -> xr.Dataset:
-    """Fit the decay of the mean error over subset sizes."""
+    """Put blocks and splits together, and fit the decay of the mean error over subset sizes."""
     low_high = window or (2.0, float(max(sizes)))
+    samples = [one.samples for one in counted]
+    lengths = [len(one.parts) for one in counted]
 
-    def kernel(mean: Array) -> tuple[Array, ...]:
-        flat = mean.reshape(-1, mean.shape[-1])
-        rows = []
-        for one in flat:
-            held = np.isfinite(one)
+    def kernel(_epoch: int, *parts: Array) -> tuple[Array, ...]:
+        left = iter(parts)
+        shares = [
+            sum(next(left) for _ in range(n)) / count
+            for n, count in zip(lengths, samples, strict=True)
+        ]
+        means = np.stack(shares[:splits])  # (split, subset, kind, size)
+        law = []
+        for mean in means[:, :, 0].mean(1):
+            held = np.isfinite(mean)
             fit = decay_law(
-                np.asarray(sizes, float)[held], one[held], error_inf=error_inf, window=low_high
+                np.asarray(sizes, float)[held], mean[held], error_inf=error_inf, window=low_high
             )
-            rows.append((fit.gamma, fit.low, fit.high, fit.error_inf, *fit.window))
-        columns = np.asarray(rows, float).T
-        return tuple(column.reshape(mean.shape[:-1]) for column in columns)
+            law.append((fit.gamma, fit.low, fit.high, fit.error_inf, *fit.window))
+        again = [np.stack(shares[splits:])] if refit else []
+        return *np.moveaxis(means, 2, 0), *again, *np.asarray(law, float).T
 
-    results = xr.apply_ufunc(
+    outputs = {**ERRORS, **(REFIT if refit else {}), **LAW}
+    return over_epochs(
         kernel,
-        errors.mean(SUBSET),
-        input_core_dims=[[SIZE]],
-        output_core_dims=[[]] * len(_LAW),
-        dask="parallelized",
-        output_dtypes=["float64"] * len(_LAW),
-    )
-    return xr.Dataset(
+        [part for one in counted for part in one.parts],
+        outputs,
+        epochs=source.epochs,
+        sizes={SPLIT: splits, SUBSET: subsets, SIZE: len(sizes), REFIT_SUBSET: refit},
+    ).assign_coords(
         {
-            name: array.assign_attrs(long_name=text, units=units)
-            for (name, (text, units)), array in zip(_LAW.items(), results, strict=True)
+            **size_coords(sizes),
+            SUBSET: np.arange(subsets),
+            **({REFIT_SUBSET: np.arange(refit)} if refit else {}),
         }
     )

@@ -86,17 +86,18 @@ def over_epochs(
     token = token or uuid.uuid4().hex
     name = f"answer-{token}"
     given = [_Argument.of(a) for a in arguments]
+    held = [a.data for a in arguments]
     call = _Call(kernel, tuple(given), tuple(o.dtype for o in outputs.values()))
     edges = _edges(subsets, blocks)
     tasks: dict[Any, Any] = {}
     constants = [None if g.by_epoch else (name, "argument", k) for k, g in enumerate(given)]
-    for key, array in zip(constants, arguments, strict=True):
+    for key, array in zip(constants, held, strict=True):
         if key is not None:
-            tasks[key] = array.data
+            tasks[key] = array
     for e, epoch in enumerate(epochs.tolist()):
         parts = [
-            g.keys(array.data, e) if key is None else key
-            for g, array, key in zip(given, arguments, constants, strict=True)
+            g.keys(array, e) if key is None else key
+            for g, array, key in zip(given, held, constants, strict=True)
         ]
         for b, numbers in enumerate(edges):
             tasks[name, e, b] = (call, epoch, numbers, *parts)
@@ -115,7 +116,7 @@ def over_epochs(
         if split:
             chunks.append(tuple(len(numbers) for numbers in edges if numbers is not None))
         arrays[label] = own, (*chunks, *((sizes[d],) for d in output.dims))
-    sources = [a.data for a in arguments if isinstance(a.data, da.Array)]
+    sources = [a for a in held if isinstance(a, da.Array)]
     graph = _graph(layers, {own: {name} for own, _ in arrays.values()}, {name: sources})
     return xr.Dataset(
         {

@@ -62,12 +62,9 @@ def logits_of(source: Source, split: str, layer: str) -> xr.DataArray:
         _bare(source.run.dataset(split, layer)[schema.ACTIVATIONS]),
         _bare(readout[schema.WEIGHT]),
         _bare(readout[schema.BIAS]),
-        input_core_dims=[
-            [schema.SAMPLE, schema.NEURON],
-            [schema.OUTPUT, schema.NEURON],
-            [schema.OUTPUT],
-        ],
-        output_core_dims=[[schema.SAMPLE, schema.OUTPUT]],
+        # samples are no core dim: where an epoch is read in blocks of them, so are its logits
+        input_core_dims=[[schema.NEURON], [schema.OUTPUT, schema.NEURON], [schema.OUTPUT]],
+        output_core_dims=[[schema.OUTPUT]],
         dask="parallelized",
         output_dtypes=["float64"],
     )
@@ -87,7 +84,8 @@ def clone_logits(source: Source, split: str, layer: str, size: int, rng_seed: in
                 [
                     count * (x[:, parts == k].astype(np.float64) @ weight[:, parts == k].T) + bias
                     for k in range(count)
-                ]
+                ],
+                axis=1,
             )
 
     logits: xr.DataArray = xr.apply_ufunc(
@@ -95,14 +93,10 @@ def clone_logits(source: Source, split: str, layer: str, size: int, rng_seed: in
         _bare(source.run.dataset(split, layer)[schema.ACTIVATIONS]),
         _bare(readout[schema.WEIGHT]),
         _bare(readout[schema.BIAS]),
-        input_core_dims=[
-            [schema.SAMPLE, schema.NEURON],
-            [schema.OUTPUT, schema.NEURON],
-            [schema.OUTPUT],
-        ],
-        output_core_dims=[[MEMBER, schema.SAMPLE, schema.OUTPUT]],
+        input_core_dims=[[schema.NEURON], [schema.OUTPUT, schema.NEURON], [schema.OUTPUT]],
+        output_core_dims=[[MEMBER, schema.OUTPUT]],
         dask="parallelized",
         output_dtypes=["float64"],
         dask_gufunc_kwargs={"output_sizes": {MEMBER: count}},
     )
-    return logits
+    return logits.transpose(MEMBER, schema.SAMPLE, schema.OUTPUT)
