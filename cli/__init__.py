@@ -23,6 +23,7 @@ COMMANDS = {
     "plot": ("plot", "Draw the answer to a question into a file."),
     "runs": ("runs", "List the runs of a store."),
     "info": ("info", "Say what a store, or one run of it, holds."),
+    "verify": ("verify", "Look for damage in a store, and mend what can be mended."),
 }
 
 

@@ -12,11 +12,12 @@ from actstore import schema
 from actstore.errors import NotInStoreError
 from actstore.storage import layout
 from actstore.storage.cleaning import drop_slot, even_lengths
+from actstore.storage.finding import Finding
 from actstore.storage.local import remove_tree
 from actstore.storage.location import StorePath, open_root
 from actstore.storage.lock import RunLock, lock_path
 from actstore.storage.reading import is_run, marker_slots, member
-from actstore.storage.verify import Finding, verify
+from actstore.storage.verify import verify
 
 
 def repair(store: StorePath, *, deep: bool = False) -> list[Finding]:

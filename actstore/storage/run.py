@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 import zarr
+from dask.highlevelgraph import HighLevelGraph
 
 from actstore import schema
 from actstore.errors import InvalidParameterError, NotInStoreError
@@ -36,14 +38,17 @@ class Run:
         Path of the store.
     attrs : dict
         What the recorder wrote about the run.
+    block_bytes : int or None
+        Most bytes of activations that one task reads; None is a whole epoch.
     """
 
-    def __init__(self, group: zarr.Group, path: str, *, slots: Array | None = None) -> None:
+    def __init__(self, group: zarr.Group, path: str) -> None:
         self.name = group.basename
         self.path = path
         self.attrs: dict[str, Any] = {k: v for k, v in group.attrs.items() if k != SEAL}
+        self.block_bytes: int | None = None
         self._group = group
-        self._slots = slots
+        self._arrays: dict[str, zarr.Array[Any]] = {}
 
     def __repr__(self) -> str:
         return f"<actstore.Run {self.name!r}: {len(self.epochs)} epochs>"
@@ -83,7 +88,7 @@ class Run:
     def slots(self) -> Array:
         """Places of the selected epochs on the stored epoch axis ``(epoch,)`` int64."""
         # An epoch that was dropped leaves an empty slot between the others.
-        return marker_slots(self._marker) if self._slots is None else self._slots
+        return marker_slots(self._marker)
 
     @property
     def epochs(self) -> Array:
@@ -136,7 +141,28 @@ class Run:
             If one of them is not there.
         """
         places = _select(self.epochs, epoch, self.name)
-        return Run(self._group, self.path, slots=np.take(self.slots, places))
+        narrowed = copy.copy(self)  # with what has been read of it
+        narrowed.slots = np.take(self.slots, places)
+        return narrowed
+
+    def in_blocks(self, block_bytes: int | None) -> Run:
+        """Return the run with its activations read in blocks of samples of about this size.
+
+        A block is at least a stored chunk of samples: a smaller one would be decoded again and
+        again.
+        """
+        changed = copy.copy(self)
+        changed.block_bytes = block_bytes
+        return changed
+
+    def block_rows(self, split: str, layer: str) -> int:
+        """Return how many samples of a layer one task reads."""
+        array = self.array(f"{split}/{layer}/{schema.ACTIVATIONS}")
+        _, samples, width = array.shape
+        if self.block_bytes is None:
+            return max(1, int(samples))
+        chunk = array.chunks[1]
+        return int(min(samples, max(1, self.block_bytes // (4 * width) // chunk) * chunk))
 
     def group(self, path: str) -> zarr.Group:
         """Return the Zarr group at ``path`` below the run."""
@@ -146,9 +172,11 @@ class Run:
 
     def array(self, path: str) -> zarr.Array[Any]:
         """Return the Zarr array at ``path`` below the run."""
-        array = self._group[path]
-        assert isinstance(array, zarr.Array)
-        return array
+        if path not in self._arrays:
+            array = self._group[path]
+            assert isinstance(array, zarr.Array)
+            self._arrays[path] = array
+        return self._arrays[path]
 
     def coords(self) -> dict[str, Any]:
         """Return width, seed and hyper-parameters: what tells this run from the others."""
@@ -158,13 +186,16 @@ class Run:
         """Return the logged metrics, one ``(epoch,)`` float64 variable each, in memory."""
         return _described(
             xr.Dataset(
-                {
-                    name: (schema.EPOCH, read_epochwise(self.array(name), self.path)[self.slots])
-                    for name in self._contents["metrics"]
-                },
+                {name: (schema.EPOCH, values[self.slots]) for name, values in self._logged.items()},
                 coords={schema.EPOCH: self.epochs},
             )
         )
+
+    @functools.cached_property
+    def _logged(self) -> dict[str, Array]:
+        """The metrics of every slot, committed or not."""
+        names = self._contents["metrics"]
+        return {name: read_epochwise(self.array(name), self.path) for name in names}
 
     def readout(self) -> xr.Dataset:
         """Return ``weight (epoch, output, neuron)`` and ``bias (epoch, output)``, lazily.
@@ -207,9 +238,9 @@ class Run:
         Returns
         -------
         Dataset
-            ``activations (epoch, sample, neuron)`` float32, one dask chunk an epoch, the
-            ``label (sample)`` and the metrics ``(epoch)``. Lazy: activations are read when
-            values are asked for.
+            ``activations (epoch, sample, neuron)`` float32, one dask chunk an epoch (or a block
+            of its samples, see :meth:`in_blocks`), the ``label (sample)`` and the metrics
+            ``(epoch)``. Lazy: activations are read when values are asked for.
 
         Raises
         ------
@@ -219,7 +250,11 @@ class Run:
         self.check(split, layer)
         label = self.labels(split)
         data = xr.Dataset(
-            {schema.ACTIVATIONS: self._lazy(f"{split}/{layer}/{schema.ACTIVATIONS}")},
+            {
+                schema.ACTIVATIONS: self._lazy(
+                    f"{split}/{layer}/{schema.ACTIVATIONS}", self.block_rows(split, layer)
+                )
+            },
             coords={schema.EPOCH: self.epochs, schema.LABEL: label},
             attrs={
                 **self.coords(),
@@ -232,20 +267,41 @@ class Run:
         )
         return _described(data.assign_coords(self.metrics().data_vars))
 
-    def _lazy(self, path: str) -> tuple[tuple[str, ...], da.Array]:
+    def _lazy(self, path: str, rows: int | None = None) -> tuple[tuple[str, ...], da.Array]:
         array = self.array(path)
         names: Any = array.metadata.dimension_names  # type: ignore[union-attr]
+        first, *rest = array.shape[1:]
+        rows = rows or first
+        starts = range(0, first, rows)
         # A committed epoch never changes unless the run is revised (an epoch dropped, precision
         # lowered), so the place and these two times name the data.
         token = dask_token(
-            self.path, self.name, self.attrs.get("created"), self.attrs.get("revised"), path
+            self.path, self.name, self.attrs.get("created"), self.attrs.get("revised"), path,
+            self.slots.tolist(), rows,
+        )  # fmt: skip
+        name = f"{path.rsplit('/', 1)[-1]}-{token}"
+        committed = Committed(array, self.path)
+        # Written out: slicing a dask array by place takes a millisecond an epoch.
+        tasks: dict[Any, Any] = {
+            (name, e, b, *(0 for _ in rest)): (
+                functools.partial(_read, committed, slot, start, start + rows),
+            )
+            for e, slot in enumerate(self.slots.tolist())
+            for b, start in enumerate(starts)
+        }
+        chunks = (
+            (1,) * len(self.slots),
+            tuple(min(rows, first - start) for start in starts),
+            *((n,) for n in rest),
         )
-        lazy = da.from_array(  # type: ignore[no-untyped-call]
-            Committed(array, self.path),
-            chunks=(1, *array.shape[1:]),
-            name=f"{path.rsplit('/', 1)[-1]}-{token}",
+        lazy: da.Array = da.Array(  # type: ignore[no-untyped-call]
+            HighLevelGraph.from_collections(name, tasks), name, chunks, dtype=array.dtype
         )
-        return tuple(names), lazy[self.slots]
+        return tuple(names), lazy
+
+
+def _read(array: Committed, slot: int, start: int, stop: int) -> Array:
+    return array[slot : slot + 1, start:stop]
 
 
 def dask_token(*parts: Any) -> str:

@@ -48,6 +48,7 @@ from actstore.storage.reading import (
     read_samplewise,
 )
 from actstore.storage.seal import DOCUMENT, sealed
+from actstore.storage.shards import write_epoch
 from actstore.storage.snapshot import Snapshot
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -72,6 +73,7 @@ class RunWriter:
         self._lock = lock
         self._files = local_files(group)
         self._closed = False
+        self._arrays: dict[str, zarr.Array[Any]] = {}
         self.name = group.basename
         self._marker = layout.array_of(group, schema.EPOCH)
         self._first: Snapshot | None = None  # what later epochs must look like
@@ -352,6 +354,7 @@ class RunWriter:
     def _prepare(self, snapshot: Snapshot) -> None:
         """Make the arrays of the first epoch, in place of what a failed attempt left of it."""
         sweep(self._group)
+        self._arrays.clear()
         slots = self._marker.shape[0]
         for split, layers in snapshot.activations.items():
             group = self._group.create_group(split)
@@ -378,13 +381,14 @@ class RunWriter:
     def _write_activations(self, slot: int, snapshot: Snapshot) -> None:
         for split, layers in snapshot.activations.items():
             for layer, x in layers.items():
-                layout.array_of(self._group, f"{split}/{layer}/{schema.ACTIVATIONS}")[slot] = x
+                path = f"{split}/{layer}/{schema.ACTIVATIONS}"
+                write_epoch(self._array(path), slot, x)
 
     def _write_readout(self, slot: int, snapshot: Snapshot) -> None:
         if snapshot.readout is not None:
             weight, bias = snapshot.readout
-            layout.array_of(self._group, f"{schema.READOUT}/{schema.WEIGHT}")[slot] = weight
-            layout.array_of(self._group, f"{schema.READOUT}/{schema.BIAS}")[slot] = bias
+            self._array(f"{schema.READOUT}/{schema.WEIGHT}")[slot] = weight
+            self._array(f"{schema.READOUT}/{schema.BIAS}")[slot] = bias
 
     def _write_metrics(self, slot: int, snapshot: Snapshot) -> None:
         stored: Any = self._group.attrs["metrics"]
@@ -394,10 +398,16 @@ class RunWriter:
                 self._new_metric(name)
             # A killed attempt at this slot may have left a metric that this one does not have.
             value = snapshot.metrics.get(name, float("nan"))
-            layout.array_of(self._group, name)[slot] = value
+            self._array(name)[slot] = value
         if snapshot.metrics.keys() - known:
             # Only now, with a value in it: the name vouches for the array.
             self._group.update_attributes({"metrics": sorted(known | snapshot.metrics.keys())})
+
+    def _array(self, path: str) -> zarr.Array[Any]:
+        """Return an array of the run; its metadata are read once."""
+        if path not in self._arrays:
+            self._arrays[path] = layout.array_of(self._group, path)
+        return self._arrays[path]
 
     def _new_metric(self, name: str) -> None:
         remove_tree(self._files.root / self.name / name)  # of a killed attempt
