@@ -156,8 +156,9 @@ def error(
             for split in names
         ]
         if refit:
-            arguments = (layer, sizes, refit, rng_seed, ridge, cache)
-            counted += [refitted(source, fit_split, split, *arguments) for split in names]
+            counted += refitted(
+                source, fit_split, names, layer, sizes, refit, rng_seed, ridge, cache
+            )
         one = _shares(source, counted, len(names), sizes, subsets, refit, error_inf, window)
         results.append(one.assign_coords({SPLIT: names}))
     return describe(

@@ -52,15 +52,15 @@ class Counts(NamedTuple):
 def refitted(
     source: Source,
     fit_split: str,
-    score_split: str,
+    score_splits: Sequence[str],
     layer: str,
     sizes: Sequence[int],
     subsets: int,
     rng_seed: int,
     ridge: float,
     cache: bool | None,
-) -> Counts:
-    """Return wrong samples ``(epoch, refit_subset, subset_size)``, fitted and scored on two splits.
+) -> list[Counts]:
+    """Return wrong samples ``(epoch, refit_subset, subset_size)`` of each split to score on.
 
     The fit needs the moments of ``fit_split`` and its co-moment with the one-hot labels, which is
     one pass over its samples; every subset's readout follows from them.
@@ -112,12 +112,16 @@ def refitted(
     ]
     arguments = [v for part in crossed for v in part.data_vars.values()]
     fitted = over(fit, [moments[schema.MEAN], moments[schema.COMOMENT], *arguments], FITTED)
-    recorded = run.dataset(score_split, layer)
-    parts = [
-        over(score, [block[schema.ACTIVATIONS], block[schema.LABEL], *fitted.values()], SCORED)
-        for block in sample_blocks(recorded)
-    ]
-    return Counts([part["wrong"] for part in parts], recorded.sizes[schema.SAMPLE])
+    counted = []
+    for split in score_splits:
+        recorded = run.dataset(split, layer)
+        parts = [
+            over(score, [block[schema.ACTIVATIONS], block[schema.LABEL], *fitted.values()], SCORED)
+            for block in sample_blocks(recorded)
+        ]
+        wrong = [part["wrong"] for part in parts]
+        counted.append(Counts(wrong, recorded.sizes[schema.SAMPLE]))
+    return counted
 
 
 def sample_blocks(recorded: xr.Dataset) -> list[xr.Dataset]:
