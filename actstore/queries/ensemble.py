@@ -226,10 +226,10 @@ def _against(
     rival = mean.argmax(-1) == y
     test = mcnemar(right, rival)
     return [
-        1 - float(rival.mean()),
+        float(np.mean(~rival)),
         test.only_a,
         test.only_b,
-        float(rival.mean() - right.mean()),
+        test.difference,
         test.low,
         test.high,
         test.p_value,
