@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+
 from actstore import queries
 from actstore.storage.catalogue import Catalogue
 from actstore.storage.location import StorePath
@@ -24,6 +26,13 @@ class Store(Catalogue):
     reconstruction = queries.reconstruction
     scaling = queries.scaling
     spectrum = queries.spectrum
+
+    def _repr_html_(self) -> str:
+        """Return the runs as a table for a notebook, and how far the sweep is."""
+        complete = sum(run.complete for run in self.values())
+        title = f"{html.escape(self.path)}: {len(self)} runs, {complete} complete"
+        # pandas escapes names and settings
+        return f"<p><b>actstore</b> {title}</p>{self.runs.to_html(max_rows=40, escape=True)}"
 
 
 def open(path: StorePath) -> Store:
