@@ -14,7 +14,7 @@ from actstore.plotting import settings
 from actstore.plotting.matrix import pieces as matrices
 from actstore.plotting.panels import Piece, draw_one
 from actstore.plotting.scaling import CRITERIA, FEWEST, NONE, none_row
-from actstore.plotting.style import by_category, doubling, plain
+from actstore.plotting.style import by_category, doubling, epoch_axis, plain
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -94,7 +94,7 @@ def _draw(ax: Axes, setting: str, runs: xr.Dataset, top: float) -> None:
         x, table = runs[schema.EPOCH].values.astype(float), runs.mean(schema.RUN)
         table["low"] = (runs["alive"] / runs["critical_size_high"]).mean(schema.RUN)
         table["high"] = (runs["alive"] / runs["critical_size_low"]).mean(schema.RUN)
-        ax.set_xlabel("epoch")
+        epoch_axis(ax, x)
     else:
         last = settings.last_epochs(runs, "width_ratio")
         last["low"] = last["alive"] / last["critical_size_high"]

@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, NullLocator
 
 from actstore import schema
 from actstore.plotting import settings
 from actstore.plotting.panels import Piece, draw_one
 from actstore.plotting.scaling import CRITERIA, FEWEST, NONE, none_row
 from actstore.plotting.series import Group, Series, looks_of
-from actstore.plotting.style import GREY, plain
+from actstore.plotting.style import GREY, epoch_axis, plain
 
 THRESHOLD = "threshold"
 ERRORS = {"train_error": "-", "test_error": "--"}
@@ -114,7 +113,7 @@ def _draw_errors(ax: Axes, group: Group, known: list[str]) -> None:
         label = name.replace("_", " ")
         ax.plot([], [], color=GREY, ls=ERRORS[name], lw=1.1, label=label)
     ax.set_ylim(bottom=0)
-    _epoch_axis(ax, group)
+    epoch_axis(ax, [e for one in group.series for e in one.data[schema.EPOCH].values])
     ax.set_ylabel("error")
     ax.set_title(", ".join(filter(None, [group.title, "error"])))
 
@@ -130,30 +129,26 @@ def _draw_clones(ax: Axes, group: Group, said: str, top: float) -> None:
         row = NONE * 1.25 ** ((number + 0.5) / len(group.series) - 0.5) ** 1
         look = {**one.look, "linestyle": "", "ms": 3.5, "label": "_"}
         ax.plot(epochs[none], np.full(none.sum(), row), **look)
-        if "interpolation_epoch" in one.data:
-            first = float(one.data["interpolation_epoch"].mean(schema.RUN))
-            if np.isfinite(first):
-                ax.plot(first, 1.0, marker="v", ls="", color=one.look["color"], clip_on=False,
-                        transform=ax.get_xaxis_transform())  # fmt: skip
-                if len(group.series) == 1:
-                    ax.axvline(first, color=GREY, ls=":", lw=1)
-    if any("interpolation_epoch" in one.data for one in group.series):
-        ax.plot([], [], marker="v", ls="", color=GREY, label="first with zero train error")
-    _epoch_axis(ax, group)
+    _interpolation(ax, group)
+    epoch_axis(ax, [e for one in group.series for e in one.data[schema.EPOCH].values])
     ax.set_ylabel("number of clones")
     ax.set_title(", ".join(filter(None, [group.title, said])))
 
 
-def _epoch_axis(ax: Axes, group: Group) -> None:
-    """Stretch the early epochs where they were recorded more densely than the late ones."""
-    epochs = np.unique([e for one in group.series for e in one.data[schema.EPOCH].values])
-    ax.set_xlabel("epoch")
-    steps = np.diff(epochs)
-    if len(steps) < 2 or steps.max() <= 4 * steps.min():
-        return
-    ax.set_xscale("symlog", linthresh=1, base=10)
-    ticks = [0.0, *(m * 10.0**k for k in range(0, 7) for m in (1, 2, 5))]
-    ax.set_xticks([t for t in ticks if epochs.min() <= t <= epochs.max()])
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
-    ax.set_xlim(epochs.min() - 0.1, epochs.max() * 1.1)
+def _interpolation(ax: Axes, group: Group) -> None:
+    """Mark the first epoch of zero train error, those of several widths below one another."""
+    marked: list[float] = []
+    for one in group.series:
+        if "interpolation_epoch" not in one.data:
+            continue
+        first = float(one.data["interpolation_epoch"].mean(schema.RUN))
+        if np.isnan(first):
+            continue
+        height = 0.98 - 0.035 * marked.count(first)
+        marked.append(first)
+        ax.plot(first, height, marker="v", ms=5, ls="", color=one.look["color"],
+                transform=ax.get_xaxis_transform())  # fmt: skip
+        if len(group.series) == 1:
+            ax.axvline(first, color=GREY, ls=":", lw=1)
+    if marked:
+        ax.plot([], [], marker="v", ls="", color=GREY, label="first with zero train error")

@@ -142,7 +142,9 @@ def _fit(ax: Axes, one: xr.Dataset, widths: Array, look: dict[str, Any]) -> str:
     ends = np.array([widths[inside].min(), widths[inside].max()])
     ax.plot(ends, np.exp(centre) * ends**exponent, color=look["color"], ls="-", lw=1.6, zorder=2)
     interval = f"{float(one['exponent_low']):.2f}…{float(one['exponent_high']):.2f}"
-    return f"n_clones ~ width^{exponent:.2f} ({interval})\nwidths {plain(low)}…{plain(high)}"
+    bend = float(one["critical_width"]) if "critical_width" in one else np.nan
+    said = f"n_clones ~ width^{exponent:.2f} ({interval})\nwidths {plain(low)}…{plain(high)}"
+    return said if np.isnan(bend) else f"{said}, critical width {bend:.3g}"
 
 
 def _notes(ax: Axes, result: xr.Dataset, needed: set[str]) -> None:

@@ -59,7 +59,8 @@ def _draw(ax: Axes, group: Group) -> None:
         held = share >= LEAST
         numbers = one.data[COMPONENT].values[held].astype(float)
         largest = max(largest, numbers.max(initial=1.0))
-        ax.plot(numbers, share[held], **{**one.look, "ms": 3.5}, label=_label(one))
+        ax.plot(numbers, share[held], **one.look, ms=4, label=_label(one),
+                markevery=max(1, len(numbers) // 12))  # fmt: skip
     doubling(ax.xaxis)
     ax.set_xlim(0.9, 1.15 * largest)
     decades(ax.yaxis)

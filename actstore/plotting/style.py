@@ -99,6 +99,22 @@ def decades(axis: Axis) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
 
 
+def epoch_axis(ax: Axes, epochs: Iterable[float]) -> None:
+    """Make the horizontal axis one of epochs, early ones stretched if recorded more densely."""
+    ax.set_xlabel("epoch")
+    recorded = np.unique(np.asarray(list(epochs), float))
+    steps = np.diff(recorded)
+    if len(steps) < 2 or steps.max() <= 4 * steps.min():
+        return
+    first, last = recorded[0], recorded[-1]
+    ax.set_xscale("symlog", linthresh=1, base=10)
+    ticks = [0.0, *(m * 10.0**k for k in range(7) for m in (1, 2, 5))]
+    ax.set_xticks([tick for tick in ticks if first <= tick <= last])
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
+    ax.set_xlim(first - 0.1, last * 1.1)
+
+
 def legend_right(ax: Axes, title: str = "") -> Legend | None:
     """Put the legend right of the axes, off the curves; none if nothing has a label."""
     if not ax.get_legend_handles_labels()[1]:
