@@ -1,0 +1,115 @@
+"""Encoding an epoch of activations into shards and writing them, without zarr's machinery.
+
+Zarr's own sharding spends three to four times the processor time of compression, checksum and
+writing together on 20 MB (measured: 80 ms against 25), which a training would pay for at every
+recorded epoch. What is written is the same, byte for byte what Zarr v3 specifies, and is read
+by zarr.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
+
+import google_crc32c
+import numcodecs
+import numpy as np
+import numpy.typing as npt
+import zarr
+from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ShardingCodec, ZstdCodec
+
+from actstore.storage.local import LocalFiles
+
+Array: TypeAlias = npt.NDArray[Any]
+Encoder: TypeAlias = Callable[[Array], Any]
+
+_SHUFFLE = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
+
+
+def write_epoch(
+    array: zarr.Array[Any], slot: int, x: npt.NDArray[np.float32], *, first: int = 0
+) -> None:
+    """Write samples of one epoch, whole shards of them.
+
+    Parameters
+    ----------
+    array : zarr.Array
+        ``activations (epoch, sample, neuron)``, as :mod:`actstore.storage.layout` makes it.
+    slot : int
+        Place on the epoch axis.
+    x : array
+        ``(sample, neuron)`` float32.
+    first : int
+        Sample that ``x`` begins with: the beginning of a shard.
+    """
+    _, rows, width = array.shards or array.chunks
+    encoder = _encoder(array)
+    whole = first % rows == 0 and (len(x) % rows == 0 or first + len(x) == array.shape[1])
+    if encoder is None or not whole or not isinstance(array.store, LocalFiles):
+        array[slot, first : first + len(x)] = x
+        return
+    for start in range(0, len(x), rows):
+        for neuron in range(0, x.shape[1], width):
+            key = array.metadata.encode_chunk_key((slot, (first + start) // rows, neuron // width))
+            block = x[start : start + rows, neuron : neuron + width]
+            array.store.put(f"{array.path}/{key}", _shard(block, array, encoder))
+
+
+def _shard(block: Array, array: zarr.Array[Any], encode: Encoder) -> Iterator[Any]:
+    """Yield the parts of one object: its chunks, and their index if they are in a shard."""
+    places = []
+    offset = 0
+    for chunk in _chunks(block, array):
+        data = encode(chunk)
+        check = _checksum(data)
+        yield data
+        yield check
+        size = memoryview(data).nbytes + len(check)
+        places.append((offset, size))
+        offset += size
+    if array.shards is not None:
+        index = np.asarray(places, "<u8").tobytes()
+        yield index
+        yield _checksum(index)
+
+
+def _chunks(block: Array, array: zarr.Array[Any]) -> Iterator[Array]:
+    """Yield the chunks of a shard in order, filled up at the end of the axes."""
+    _, rows, width = array.chunks
+    _, all_rows, all_width = array.shards or array.chunks
+    for start in range(0, all_rows, rows):
+        for neuron in range(0, all_width, width):
+            part = block[start : start + rows, neuron : neuron + width]
+            if part.shape != (rows, width):
+                full = np.full((rows, width), array.fill_value, "<f4")
+                full[: part.shape[0], : part.shape[1]] = part
+                part = full
+            yield np.ascontiguousarray(part, "<f4")
+
+
+def _checksum(data: Any) -> bytes:
+    return int(google_crc32c.value(data)).to_bytes(4, "little")
+
+
+def _encoder(array: zarr.Array[Any]) -> Encoder | None:
+    """Return what encodes one chunk but for its checksum; None for codecs that are not ours."""
+    codecs = tuple(array.metadata.codecs)  # type: ignore[union-attr]
+    if len(codecs) == 1 and isinstance(codecs[0], ShardingCodec):
+        index = [type(codec) for codec in codecs[0].index_codecs]
+        if index != [BytesCodec, Crc32cCodec] or codecs[0].index_location.value != "end":
+            return None
+        codecs = codecs[0].codecs
+    kinds = [type(codec) for codec in codecs]
+    if kinds == [BytesCodec, Crc32cCodec]:
+        return lambda chunk: chunk
+    if kinds == [BytesCodec, BloscCodec, Crc32cCodec]:
+        config: Any = codecs[1].to_dict()["configuration"]
+        shuffle = _SHUFFLE[config["shuffle"]]
+        blosc = numcodecs.Blosc(config["cname"], config["clevel"], shuffle, config["blocksize"])
+        encode: Encoder = blosc.encode
+        return encode
+    if kinds == [BytesCodec, ZstdCodec, Crc32cCodec]:
+        config = codecs[1].to_dict()["configuration"]
+        encode = numcodecs.Zstd(config["level"], config["checksum"]).encode
+        return encode
+    return None
