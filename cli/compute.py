@@ -14,6 +14,15 @@ SILENT_SECONDS = 2.0
 
 
 @contextmanager
+def planning() -> Iterator[None]:
+    """Build a graph without importing distributed, which dask does to choose how to rechunk."""
+    import dask
+
+    with dask.config.set({"array.rechunk.method": "tasks"}):
+        yield
+
+
+@contextmanager
 def scheduler(workers: int | None, address: str | None, threads: int) -> Iterator[None]:
     """Compute within the context on threads, on ``workers`` processes, or at ``address``."""
     if workers is None and address is None:

@@ -77,10 +77,10 @@ def ask(
         options["splits"] = options["splits"].split(",")
     if options.get("window") is not None:
         options["window"] = tuple(options["window"])
-    result = getattr(queries, question.name)(store, **options)
-    threads = os.cpu_count() or 1
-    with compute.scheduler(workers, scheduler, threads):
+    with compute.planning():
+        result = getattr(queries, question.name)(store, **options)
         needed = result if saved or plot else shown(result)
+    with compute.scheduler(workers, scheduler, os.cpu_count() or 1):
         answer = needed.compute()
     found = rows(answer)
     parameters = {k: v for k, v in result.attrs.items() if k != "query"}
