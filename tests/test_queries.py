@@ -172,9 +172,10 @@ def counted(planted: actstore.Store) -> xr.Dataset:
 def test_planted_clones_are_counted_and_noise_has_none(counted: xr.Dataset) -> None:
     answer = counted.sel(threshold=THRESHOLD, epoch=EPOCHS[-1])
     decayed = answer.isel(run=(answer.weight_decay > 0).values)
-    # a random subset needs a neuron more than the 4 of a planted clone, or two in a narrow layer
-    assert bool(((decayed.critical_size >= 5) & (decayed.critical_size <= 6)).all())
-    assert bool((decayed.has_clones == (decayed.width >= 16)).all())
+    # 4 signals: no smaller subset, and a random one needs at most two neurons more
+    assert bool(((decayed.critical_size >= 4) & (decayed.critical_size <= 6)).all())
+    assert bool((decayed.has_clones == (decayed.width >= 2 * decayed.critical_size)).all())
+    assert bool(decayed.has_clones[(decayed.width >= 16).values].all())
     undecayed = answer.isel(run=(answer.weight_decay == 0).values)
     assert not undecayed.has_clones.any()
     assert bool(undecayed.n_clones.isnull().all())
@@ -425,7 +426,10 @@ def test_every_kind_of_data_gives_the_same_answer(kinds: dict[str, Any], name: s
     expected = query(kinds["store"].sel(epoch=-1), **options).compute()
     for kind, data in kinds.items():
         answer = query(data.sel(epoch=-1) if kind == "store" else data, **options).compute()
-        for variable in expected.data_vars:
+        # a dataset has no labels and no readout to count errors with
+        without = {str(v) for v in expected if "error" not in str(v)}
+        assert without <= set(answer) <= set(expected)
+        for variable in answer:
             np.testing.assert_allclose(
                 answer[variable].values, expected[variable].values, rtol=1e-9, atol=1e-9,
                 err_msg=f"{name}.{variable} of {kind}",
