@@ -171,4 +171,6 @@ def _events(has_clones: xr.DataArray, metrics: xr.Dataset) -> xr.Dataset:
     events = xr.Dataset(
         {"interpolation_epoch": interpolation, "clone_epoch": begin, "lag": begin - interpolation}
     )
-    return events.map(lambda v: v.assign_attrs(long_name=texts[str(v.name)], units="epochs"))
+    for name, text in texts.items():  # Dataset.map would drop the attributes again
+        events[name].attrs.update(long_name=text, units="epochs")
+    return events
