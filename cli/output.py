@@ -42,7 +42,7 @@ def save(path: str, result: xr.Dataset, rows: Rows, parameters: dict[str, Any]) 
         if suffix == ".zarr":
             _to_zarr(result, aside)
         elif suffix == ".nc":
-            result.to_netcdf(aside, engine="scipy")
+            _without_lists(result).to_netcdf(aside, engine="scipy")
         elif suffix == ".csv":
             with open(aside, "w", newline="", encoding="utf-8") as file:
                 _csv(rows, file)
@@ -56,6 +56,16 @@ def save(path: str, result: xr.Dataset, rows: Rows, parameters: dict[str, Any]) 
             f"{path!r} cannot be written ({error.strerror or error}); give another place to -o"
         ) from error
     click.echo(f"saved {path}", err=True)
+
+
+def _without_lists(result: xr.Dataset) -> xr.Dataset:
+    """Write lists of words as one text, as the command line takes them: NetCDF 3 has none."""
+    words = {
+        key: ",".join(map(str, value))
+        for key, value in result.attrs.items()
+        if isinstance(value, list) and any(isinstance(one, str) for one in value)
+    }
+    return result.assign_attrs(words)
 
 
 def _remove(path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -182,7 +182,7 @@ def noise(
             null = _null(
                 source, split, sizes, subsets, wanted, repeats, rng_seed, ridge, cache
             )  # fmt: skip
-            several = not isinstance(factors, int | np.integer | str)
+            several = isinstance(factors, Iterable) and not isinstance(factors, str)
             wanted_null = null if several else null.isel({FACTORS: 0}, drop=True)
             one = one.assign(wanted_null.data_vars)
         results.append(one)
@@ -318,7 +318,8 @@ def _check_factors(
     """Return the numbers of factors and the rules that were asked for."""
     if factors is None:
         return None
-    several = [factors] if isinstance(factors, int | np.integer | str) else list(factors)
+    one_only = isinstance(factors, str) or not isinstance(factors, Iterable)
+    several: list[Any] = [factors] if one_only else list(factors)  # type: ignore[arg-type]
     if not several:
         raise InvalidParameterError(
             "no number of factors was given; 'gap' chooses one, None leaves the null out"
