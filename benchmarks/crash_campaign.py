@@ -290,7 +290,7 @@ def any_time(name: str, folder: Path, *, kills: int, rng: random.Random) -> Iter
             least = 0
             for attempt in range(1000):
                 writer = fork(_writer(store, recording, attempt=attempt, fresh=False), log)
-                time.sleep(rng.random() * usual)
+                time.sleep(rng.random() * 2 * usual)
                 os.kill(writer, signal.SIGKILL)
                 status = os.waitpid(writer, 0)[1]
                 if not os.WIFSIGNALED(status):

@@ -3,7 +3,7 @@
 The cache is the group ``moments`` beside the activations. Its marker is ``count``: it is
 written last, one element at a time, and is -1 where nothing is cached. The group carries
 the run's time of creation, so that a cache of a run that was recorded anew is not believed.
-It is safe to delete.
+It is safe to delete, unless the run keeps moments only: then it is the record itself.
 """
 
 from __future__ import annotations
@@ -71,10 +71,16 @@ def load_moments(leaf: Leaf, slot: int, *, cache: bool, block_bytes: int = BLOCK
     StoreWarning
         If the cache is damaged or out of date (it is computed anew), or cannot be written.
     """
-    if cache:
-        found = read(leaf, slot)
-        if found is not None:
+    found = read(leaf, slot) if cache else None
+    if found is not None:
+        return found
+    if schema.ACTIVATIONS not in leaf.group():  # a run that keeps moments only
+        if not cache and (found := read(leaf, slot)) is not None:
             return found
+        raise StoreCorruptError(
+            f"run {leaf.run!r} keeps moments only, and those of {leaf.split}/{leaf.layer}, slot "
+            f"{slot}, are lost; 'actstore verify {leaf.store}' lists what is damaged"
+        )
     moments = accumulate(_blocks(leaf, slot, block_bytes))
     if cache:
         write(leaf, slot, moments)
@@ -108,10 +114,7 @@ def read(leaf: Leaf, slot: int) -> Moments | None:
 def write(leaf: Leaf, slot: int, moments: Moments) -> None:
     """Keep the moments of a slot; a store that cannot be written is left alone, with a warning."""
     try:
-        inner = _group(leaf)
-        inner[schema.MEAN][slot] = moments.mean
-        inner[schema.COMOMENT][slot] = moments.comoment
-        inner[schema.COUNT][slot] = moments.count
+        put(leaf, slot, moments, files=leaf.group(writable=True))
     except OSError as error:
         warnings.warn(
             f"moments of {leaf.store!r} are not cached ({error.strerror or error}); "
@@ -119,6 +122,20 @@ def write(leaf: Leaf, slot: int, moments: Moments) -> None:
             StoreWarning,
             2,
         )
+
+
+def put(leaf: Leaf, slot: int, moments: Moments, *, files: zarr.Group) -> None:
+    """Write the moments of a slot into ``files``, the group of the layer; the marker last.
+
+    Raises
+    ------
+    OSError
+        If the store cannot be written.
+    """
+    inner = _group(leaf, files, moments.mean.size)
+    inner[schema.MEAN][slot] = moments.mean
+    inner[schema.COMOMENT][slot] = moments.comoment
+    inner[schema.COUNT][slot] = moments.count
 
 
 def cached(leaf: Leaf, slots: Array) -> npt.NDArray[np.bool_]:
@@ -138,10 +155,9 @@ def worthwhile(samples: int, width: int) -> bool:
     return 2 * width < samples
 
 
-def _group(leaf: Leaf) -> Any:
-    group = leaf.group(writable=True)
-    activations: Any = group[schema.ACTIVATIONS]
-    slots, _, width = activations.shape
+def _group(leaf: Leaf, group: zarr.Group, width: int) -> Any:
+    marker = zarr.open_array(group.store, path=f"{leaf.run}/{schema.EPOCH}", mode="r")
+    slots = marker.shape[0]
     if schema.MOMENTS in group and group[schema.MOMENTS].attrs.get("created") != leaf.created:
         del group[schema.MOMENTS]
     # Tasks that cache other epochs of the layer make the same group and arrays at the same time.

@@ -20,8 +20,8 @@ from actstore.storage.local import (
     replace_file,
 )
 from actstore.storage.lock import lock_path
-from actstore.storage.reading import chunk_names
-from actstore.storage.seal import DOCUMENT, sealed
+from actstore.storage.reading import chunk_names, marker_slots, read_marker
+from actstore.storage.seal import DOCUMENT, is_intact, sealed
 
 _REMOVED = {"zarr_format": 3, "node_type": "group", "attributes": {"actstore_removed": True}}
 
@@ -57,11 +57,18 @@ def sweep(group: zarr.Group) -> None:
 
     Half-written files, all of a first epoch that was not committed, and metrics that no
     committed epoch has.
+
+    Raises
+    ------
+    StoreCorruptError
+        If the marker cannot tell what is committed: then nothing is removed.
     """
     folder = local_files(group).root / group.path
     for partial in partial_files(folder):
         partial.unlink(missing_ok=True)
-    begun = (np.asarray(layout.array_of(group, schema.EPOCH)[:]) == schema.NO_EPOCH).all()
+    if not is_intact(json.loads((folder / DOCUMENT).read_bytes())):
+        return  # its attributes cannot be trusted to say what belongs to it
+    begun = not len(marker_slots(read_marker(group, str(folder.parent))))
     metrics: Any = [] if begun else group.attrs["metrics"]
     for child in sorted(folder.iterdir()):
         if child.is_dir() and child.name not in (schema.EPOCH, *metrics):

@@ -59,11 +59,15 @@ def codecs(*, sparse: bool) -> list[Any]:
 
 
 def create_activations(
-    group: zarr.Group, *, slots: int, samples: int, width: int, sparse: bool
+    group: zarr.Group, *, slots: int, samples: int, width: int, sparse: bool, blocks: int = 1
 ) -> zarr.Array[Any]:
-    """Create ``activations`` (epoch, sample, neuron) float32 in ``group``, without data."""
-    chunk = (1, even_chunk(samples, CHUNK_SAMPLES), even_chunk(width, CHUNK_NEURONS))
-    shard = (1, _up(samples, chunk[1]), _up(width, chunk[2]))
+    """Create ``activations`` (epoch, sample, neuron) float32 in ``group``, without data.
+
+    With several ``blocks`` of samples, each is a shard of its own, for a writer of its own.
+    """
+    block = math.ceil(samples / blocks)
+    chunk = (1, even_chunk(block, CHUNK_SAMPLES), even_chunk(width, CHUNK_NEURONS))
+    shard = (1, _up(block, chunk[1]), _up(width, chunk[2]))
     return group.create_array(
         schema.ACTIVATIONS,
         shape=(slots, samples, width),
@@ -94,8 +98,14 @@ def create_epochwise(
     )
 
 
-def create_marker(group: zarr.Group, *, slots: int) -> zarr.Array[Any]:
-    """Create ``epoch`` (epoch) int64: the commit marker, -1 where nothing is committed."""
+def make_marker(group: zarr.Group, *, slots: int) -> None:
+    """Create ``epoch`` (epoch) int64, -1 throughout: the commit marker of a run without epochs.
+
+    One that a killed writer left is made whole.
+    """
+    if schema.EPOCH in group:
+        array_of(group, schema.EPOCH)[:] = schema.NO_EPOCH
+        return
     marker = group.create_array(
         schema.EPOCH,
         shape=(slots,),
@@ -107,7 +117,6 @@ def create_marker(group: zarr.Group, *, slots: int) -> zarr.Array[Any]:
         attributes=schema.describe(schema.EPOCH),
     ).with_config({"write_empty_chunks": True})
     marker[:] = schema.NO_EPOCH
-    return marker
 
 
 def create_samplewise(

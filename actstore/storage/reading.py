@@ -19,7 +19,7 @@ Array: TypeAlias = npt.NDArray[Any]
 RUN_ATTRIBUTES = frozenset({"width", "seed", "hyper_parameters"})
 
 #: what zarr and its codecs raise on bytes that are not what was written
-DAMAGE = (ValueError, RuntimeError, KeyError, TypeError, OSError)
+DAMAGE = (ValueError, RuntimeError, LookupError, TypeError, OSError)
 
 
 class Committed:
@@ -87,6 +87,26 @@ def read_samplewise(array: zarr.Array[Any], store: str) -> Array:
     if values_checksum(values) != array.attrs.get(DATA_CHECKSUM):
         raise corrupt(array.path, store, "the values do not match their checksum")
     return values
+
+
+def read_marker(group: zarr.Group, store: str) -> Array:
+    """Return the marker of a run whole; empty if the run has only begun.
+
+    Raises
+    ------
+    StoreCorruptError
+        If it cannot be read, or is lost.
+    """
+    begun = "splits" in group.attrs  # written before the first epoch is committed
+    if schema.EPOCH in group:
+        marker = group[schema.EPOCH]
+        assert isinstance(marker, zarr.Array)
+        # The writer stores it even where it is -1 throughout, which is what a lost one reads as.
+        if not begun or marker.nchunks_initialized:
+            return read_epochwise(marker, store).astype("int64", copy=False)
+    elif not begun:  # killed before it had room for an epoch
+        return np.empty(0, "int64")
+    raise corrupt(f"{group.path}/{schema.EPOCH}", store, "the marker of committed epochs is lost")
 
 
 def read_epochwise(array: zarr.Array[Any], store: str) -> Array:

@@ -20,6 +20,7 @@ from actstore.storage.reading import (
     Committed,
     marker_slots,
     read_epochwise,
+    read_marker,
     read_samplewise,
 )
 from actstore.storage.seal import SEAL
@@ -75,9 +76,7 @@ class Run:
 
     @functools.cached_property
     def _marker(self) -> Array:
-        if schema.EPOCH not in self._group:  # killed before it had room for one
-            return np.empty(0, "int64")
-        return read_epochwise(self.array(schema.EPOCH), self.path).astype("int64")
+        return read_marker(self._group, self.path)
 
     @functools.cached_property
     def committed(self) -> Array:
@@ -109,6 +108,16 @@ class Run:
     def splits(self) -> tuple[str, ...]:
         """Names of the fixed evaluation sets."""
         return tuple(sorted(self._contents["splits"]))
+
+    @property
+    def keeps_samples(self) -> bool:
+        """Whether activations were stored, and not their moments only."""
+        return self.attrs.get("keep") != schema.MOMENTS
+
+    def shape(self, split: str, layer: str) -> tuple[int, int]:
+        """Return the number of samples and of neurons of a layer."""
+        parts = self._contents["splits"][split]
+        return int(parts["samples"]), int(parts["layers"][layer])
 
     @property
     def has_readout(self) -> bool:
@@ -248,6 +257,12 @@ class Run:
             If the run does not hold the split or the layer.
         """
         self.check(split, layer)
+        if not self.keeps_samples:
+            raise NotInStoreError(
+                f"run {self.name!r} keeps moments only, and the activations of its samples are "
+                "asked for; ask what moments answer (reconstruction, clones, noise, scaling, "
+                "spectrum), or record it again with keep='activations'"
+            )
         label = self.labels(split)
         data = xr.Dataset(
             {

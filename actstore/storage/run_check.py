@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,6 +52,7 @@ class RunCheck:
     def __init__(self, folder: Path, name: str, attributes: dict[str, Any], *, deep: bool) -> None:
         self.folder, self.name, self.attributes, self.deep = folder, name, attributes, deep
         self.documents: dict[str, dict[str, Any]] = {}
+        self.moments_only = attributes.get("keep") == schema.MOMENTS
         self.committed = np.empty(0, "int64")  # slots
         self.length = 0  # of the marker
         self._arrays: dict[str, zarr.Array[Any] | None] = {}
@@ -61,10 +63,14 @@ class RunCheck:
         live = holder is not None and not holder[0].ended
         if holder is not None and (holder[0].ended or holder[1] > STALE):
             yield self._stale_lock(holder[0].pid, holder[0].host, holder[1], holder[0].ended)
-        for finding in self._all():
-            # What a living writer has begun is no leftover.
-            if not (live and finding.kind == "leftover"):
+        found = list(self._all())
+        # Where metadata are damaged, what looks left over may be what was committed.
+        doubtful = any(f.kind == "damage" and _is_metadata(f.path) for f in found)
+        for finding in found:
+            if finding.kind != "leftover":
                 yield finding
+            elif not live:  # what a living writer has begun is no leftover
+                yield dataclasses.replace(finding, action="") if doubtful else finding
 
     def _all(self) -> Iterator[Finding]:
         for partial in sorted((self.folder / self.name).rglob(f"*{PARTIAL}")):
@@ -75,8 +81,10 @@ class RunCheck:
             if "splits" in self.attributes or len(self.documents) > 1:
                 yield self._damage(schema.EPOCH, "is missing: no epoch can be told to be committed")
             return
-        yield from self._check_marker(marker)
-        if len(self.committed):
+        problem = self._read_marker(marker)
+        if problem:
+            yield self._damage(schema.EPOCH, problem)
+        elif len(self.committed):
             try:
                 yield from self._check_contents()
             except DAMAGE as error:
@@ -100,29 +108,30 @@ class RunCheck:
             return
         for entry in sorted((self.folder / path).iterdir()):
             inner = f"{path}/{entry.name}"
-            if entry.name == DOCUMENT or entry.name.endswith(PARTIAL) or _is_cache(inner):
+            if entry.name == DOCUMENT or entry.name.endswith(PARTIAL) or self._is_cache(inner):
                 continue
             if entry.is_dir():
                 yield from self._walk(inner)
             else:
                 yield stray(inner)
 
-    def _check_marker(self, marker: zarr.Array[Any]) -> Iterator[Finding]:
+    def _read_marker(self, marker: zarr.Array[Any]) -> str:
+        """Take the committed slots from the marker, or say why that cannot be done."""
         begun = len(self.documents) > 2 or "splits" in self.attributes
         if begun and not self._file(schema.EPOCH, "c/0").exists():
-            yield self._damage(schema.EPOCH, "its values are missing: all epochs are lost")
-            return
+            return "its values are missing: all epochs are lost"
         try:
             values = np.asarray(marker[:])
         except DAMAGE as error:
-            yield self._damage(schema.EPOCH, f"cannot be read: {error}")
-            return
-        self.committed, self.length = marker_slots(values), len(values)
-        epochs = values[self.committed]
+            return f"cannot be read: {error}"
+        slots = marker_slots(values)
+        epochs = values[slots]
         if np.any(epochs < 0) or np.any(np.diff(epochs) <= 0):
-            yield self._damage(schema.EPOCH, f"epochs {epochs.tolist()} are not in order")
-        if self.length > int(self.attributes.get("slots", self.length)):
-            yield self._damage(schema.EPOCH, f"has {self.length} slots, more than were made")
+            return f"epochs {epochs.tolist()} are not in order"
+        if len(values) > int(self.attributes.get("slots", len(values))):
+            return f"has {len(values)} slots, more than were made"
+        self.committed, self.length = slots, len(values)
+        return ""
 
     def _check_begun(self) -> Iterator[Finding]:
         """Nothing is committed: everything but the marker is left over from the first epoch."""
@@ -142,6 +151,12 @@ class RunCheck:
                 samplewise.append(f"{split}/{name}")
                 expected[samplewise[-1]] = (parts["samples"],)
             for layer, width in parts["layers"].items():
+                if self.moments_only:
+                    where = f"{split}/{layer}/{schema.MOMENTS}"
+                    of = {schema.COUNT: (), schema.MEAN: (width,), schema.COMOMENT: (width, width)}
+                    large += [f"{where}/{name}" for name in of]
+                    expected.update({f"{where}/{n}": (self.length, *s) for n, s in of.items()})
+                    continue
                 large.append(f"{split}/{layer}/{schema.ACTIVATIONS}")
                 expected[large[-1]] = (self.length, parts["samples"], width)
         outputs = self.attributes["outputs"]
@@ -173,10 +188,15 @@ class RunCheck:
             *expected,
             *(p.rsplit("/", n)[0] for p in expected for n in (1, 2) if "/" in p),
         }
-        for path in expected:
-            parent = f"{self.name}/{path}".rsplit("/", 1)[0]
-            if f"{self.name}/{path}" not in self.documents and parent in self.documents:
-                yield self._damage(path, "is missing or has lost its metadata")
+        missing = {}
+        for path in sorted(expected):
+            parts = path.split("/")
+            above = ["/".join(parts[:n]) for n in range(1, len(parts) + 1)]
+            lost = [p for p in above if f"{self.name}/{p}" not in self.documents]
+            missing.update(dict.fromkeys(lost[:1]))
+        for path in missing:
+            if not (self.folder / self.name / path / DOCUMENT).exists():
+                yield self._damage(path, "is missing")
         for full in self.documents:
             path = full.partition("/")[2]
             if path in known:
@@ -292,7 +312,7 @@ class RunCheck:
             return
         try:
             problem = self._cache_problem(layer, cache)
-        except (*DAMAGE, ActstoreError, IndexError) as error:
+        except (*DAMAGE, ActstoreError) as error:
             problem = f"cannot be read: {error!r}"
         if problem:
             yield Finding("cache", cache, problem, "remove")
@@ -318,7 +338,10 @@ class RunCheck:
         for slot in sorted(held):
             mean = np.asarray(layout.array_of(group, schema.MEAN)[slot])
             comoment = np.asarray(layout.array_of(group, schema.COMOMENT)[slot])
-            true = accumulate(blocks(Committed(activations, str(self.folder)), slot))
+            try:
+                true = accumulate(blocks(Committed(activations, str(self.folder)), slot))
+            except ActstoreError:
+                continue  # the activations are damaged: these moments may be all that is left
             scale = math.sqrt(float(np.trace(true.comoment)) / true.count) + 1e-300
             if (
                 true.count != count[slot]
@@ -329,6 +352,10 @@ class RunCheck:
             ):
                 return f"slot {slot} differs from the moments of the activations"
         return ""
+
+    def _is_cache(self, path: str) -> bool:
+        is_moments = path.count("/") == 3 and path.endswith(f"/{schema.MOMENTS}")
+        return is_moments and not self.moments_only
 
     def _stale_lock(self, pid: int, host: str, age: float, ended: bool) -> Finding:
         path = str(lock_path(self.folder, self.name).relative_to(self.folder))
@@ -396,6 +423,10 @@ def _missing_or_cut(file: Path, array: zarr.Array[Any]) -> str:
     if (length == np.iinfo("u8").max).any():
         return "a chunk is missing in it"
     return "" if (offset + length <= len(data) - size).all() else "is cut short"
+
+
+def _is_metadata(path: str) -> bool:
+    return path.endswith(DOCUMENT) or "/c/" not in path
 
 
 def _is_cache(path: str) -> bool:

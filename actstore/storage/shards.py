@@ -8,7 +8,8 @@ by zarr.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import google_crc32c
@@ -24,6 +25,25 @@ Array: TypeAlias = npt.NDArray[Any]
 Encoder: TypeAlias = Callable[[Array], Any]
 
 _SHUFFLE = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """How several processes write one epoch, each whole shards of its samples.
+
+    Attributes
+    ----------
+    count : int
+        Processes: a new array gets as many shards along its samples.
+    sparse : mapping of (split, layer) to bool
+        Whether zeros are common in a layer.
+    write : callable of slot
+        Returns when all samples of all layers are written. Called once, when the arrays exist.
+    """
+
+    count: int
+    sparse: Mapping[tuple[str, str], bool]
+    write: Callable[[int], None]
 
 
 def write_epoch(

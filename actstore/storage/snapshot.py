@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from actstore import schema
 from actstore.errors import InvalidDataError, InvalidParameterError
+from actstore.kernels.moments import Moments
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -24,12 +25,14 @@ class Snapshot:
     Attributes
     ----------
     activations : dict of split to dict of layer to array
-        Each ``(sample, neuron)`` float32.
+        Each ``(sample, neuron)`` float32; without samples where others write them or only
+        their moments are kept.
     labels, samples : dict of split to array
         Each ``(sample,)``.
     readout : (weight, bias) or None
         ``(output, neuron)`` and ``(output,)`` float64.
     metrics : dict of str to float
+    moments : dict of split to dict of layer to Moments
     """
 
     activations: dict[str, dict[str, Array]]
@@ -37,6 +40,7 @@ class Snapshot:
     samples: dict[str, Array]
     readout: tuple[Array, Array] | None
     metrics: dict[str, float]
+    moments: dict[str, dict[str, Moments]] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def checked(
@@ -46,8 +50,11 @@ class Snapshot:
         samples: Mapping[str, npt.ArrayLike] | None,
         readout: tuple[npt.ArrayLike, npt.ArrayLike] | None,
         metrics: Mapping[str, float] | None,
+        moments: Mapping[str, Mapping[str, Moments]] | None = None,
     ) -> Self:
         """Return the epoch as it will be stored.
+
+        Where the samples of a layer are not here, its number of neurons stands for them.
 
         Raises
         ------
@@ -63,7 +70,9 @@ class Snapshot:
             )
         checked = {
             schema.check_name("split", split): {
-                schema.check_name("layer", layer): _activations(x, split, layer)
+                schema.check_name("layer", layer): np.empty((0, x), "float32")
+                if isinstance(x, int)
+                else _activations(x, split, layer)
                 for layer, x in layers.items()
             }
             for split, layers in activations.items()
@@ -77,12 +86,16 @@ class Snapshot:
                     f"a {what} cannot be called {sorted(names & taken)[0]!r}, which is the name "
                     "of a metric or of a part of the store; give another name"
                 )
-        counts = {split: {x.shape[0] for x in layers.values()} for split, layers in checked.items()}
+        counts = {
+            split: {x.shape[0] for layer, x in layers.items() if len(x)}
+            | {m.count for m in (moments or {}).get(split, {}).values()}
+            for split, layers in checked.items()
+        }
         kept_labels, kept_samples = {}, {}
         for split, found in counts.items():
             label = _labels(labels[split], split)
             index = np.asarray((samples or {}).get(split, np.arange(len(label))), "int64")
-            if found != {len(label)} or index.shape != label.shape:
+            if not found <= {len(label)} or index.shape != label.shape:
                 raise InvalidDataError(
                     f"split {split!r} has {sorted(found)} rows of activations, {len(label)} labels "
                     f"and {index.size} sample indices; give one of each a sample"
@@ -91,7 +104,10 @@ class Snapshot:
         found_readout = _readout(readout)
         if found_readout is not None:
             _check_readout(found_readout[0].shape[1], checked)
-        return cls(checked, kept_labels, kept_samples, found_readout, _metrics(metrics or {}))
+        kept_moments = {split: dict(layers) for split, layers in (moments or {}).items()}
+        _check_moments(kept_moments, checked)
+        kept_metrics = _metrics(metrics or {})
+        return cls(checked, kept_labels, kept_samples, found_readout, kept_metrics, kept_moments)
 
     def check_same(self, first: Snapshot, run: str, epoch: int) -> None:
         """Raise unless splits, layers, widths, samples and labels are those of ``first``."""
@@ -157,7 +173,7 @@ class Snapshot:
             split: {layer: np.empty((0, x.shape[1]), "float32") for layer, x in layers.items()}
             for split, layers in self.activations.items()
         }
-        return dataclasses.replace(self, activations=empty, metrics={})
+        return dataclasses.replace(self, activations=empty, metrics={}, moments={})
 
 
 def check_finite(x: Array, what: str) -> None:
@@ -193,6 +209,24 @@ def _activations(x: npt.ArrayLike, split: str, layer: str) -> Array:
         array = np.ascontiguousarray(array, dtype=np.float32)
     check_finite(array, what)
     return array
+
+
+def _check_moments(
+    moments: Mapping[str, Mapping[str, Moments]], activations: Mapping[str, Mapping[str, Array]]
+) -> None:
+    for split, layers in moments.items():
+        for layer, m in layers.items():
+            what = f"the moments of layer {layer!r} of split {split!r}"
+            width = activations.get(split, {}).get(layer, np.empty((0, 0))).shape[1]
+            if m.mean.shape != (width,) or m.comoment.shape != (width, width):
+                raise InvalidDataError(
+                    f"{what} have shapes {m.mean.shape} and {m.comoment.shape}, and the layer has "
+                    f"{width} neurons; give those of the layer"
+                )
+            if m.count < LEAST_SAMPLES:
+                raise InvalidDataError(f"{what} are of {m.count} samples; at least 3 are needed")
+            check_finite(m.mean, what)
+            check_finite(m.comoment, what)
 
 
 def _labels(labels: npt.ArrayLike, split: str) -> Array:

@@ -27,7 +27,9 @@ from actstore.errors import (
     RunExistsError,
     StoreWriteError,
 )
-from actstore.storage import layout
+from actstore.kernels.moments import Moments
+from actstore.storage import cache, layout
+from actstore.storage.cache import Leaf
 from actstore.storage.cleaning import (
     arrays_below,
     delete_run,
@@ -45,10 +47,11 @@ from actstore.storage.reading import (
     is_run,
     marker_slots,
     member,
+    read_marker,
     read_samplewise,
 )
 from actstore.storage.seal import DOCUMENT, sealed
-from actstore.storage.shards import write_epoch
+from actstore.storage.shards import Blocks, write_epoch
 from actstore.storage.snapshot import Snapshot
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -185,8 +188,8 @@ class RunWriter:
                 raise RunExistsError(
                     f"run {name!r} was changed by another process at the same time; try again"
                 )
-            if schema.EPOCH not in group:  # killed before it had room for an epoch
-                layout.create_marker(group, slots=int(group.attrs["slots"]))  # type: ignore[arg-type]
+            if not len(marker_slots(read_marker(group, os.fspath(store)))):
+                layout.make_marker(group, slots=int(group.attrs["slots"]))  # type: ignore[arg-type]
             sweep(group)
             even_lengths(group)
             return cls(store, group, lock)
@@ -208,6 +211,8 @@ class RunWriter:
         samples: Mapping[str, npt.ArrayLike] | None = None,
         readout: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
         metrics: Mapping[str, float] | None = None,
+        moments: Mapping[str, Mapping[str, Moments]] | None = None,
+        blocks: Blocks | None = None,
     ) -> None:
         """Write one epoch and commit it.
 
@@ -216,7 +221,8 @@ class RunWriter:
         epoch : int
             Completed passes; later than every committed epoch.
         activations : mapping of split to mapping of layer to array
-            Each ``(sample, neuron)``, stored as float32.
+            Each ``(sample, neuron)``, stored as float32; or the number of neurons, where
+            ``blocks`` writes the samples or the run keeps moments only.
         labels : mapping of split to array
             Each ``(sample,)``, integer classes or floats.
         samples : mapping of split to array, optional
@@ -225,6 +231,10 @@ class RunWriter:
             ``(output, neuron)`` and ``(output,)``.
         metrics : mapping of str to float, optional
             Such as ``train_error``.
+        moments : mapping of split to mapping of layer to Moments, optional
+            Computed while the samples passed: kept, so that no query need compute them.
+        blocks : Blocks, optional
+            How several processes write the samples of the epoch, each some of them.
 
         Raises
         ------
@@ -235,7 +245,14 @@ class RunWriter:
         StoreWriteError
             If the disk refuses; nothing of the epoch is then visible.
         """
-        snapshot = Snapshot.checked(activations, labels, samples, readout, metrics)
+        snapshot = Snapshot.checked(activations, labels, samples, readout, metrics, moments)
+        if self._moments_only and {s: set(m) for s, m in snapshot.moments.items()} != {
+            s: set(layers) for s, layers in snapshot.activations.items()
+        }:
+            raise InvalidDataError(
+                f"run {self.name!r} keeps moments only, and epoch {epoch} came without those of "
+                "every layer; pass moments="
+            )
         if self._closed:
             raise InvalidParameterError(
                 f"epoch {epoch} was given after run {self.name!r} was closed; open it again"
@@ -247,12 +264,20 @@ class RunWriter:
             if expected is not None:
                 snapshot.check_same(expected, self.name, epoch)
             else:
-                self._prepare(snapshot)
-            self._write_activations(slot, snapshot)
+                self._prepare(snapshot, blocks)
+            if self._moments_only:
+                self._write_moments(slot, snapshot)
+            elif blocks is not None:
+                blocks.write(slot)
+            else:
+                self._write_activations(slot, snapshot)
             self._write_readout(slot, snapshot)
             self._write_metrics(slot, snapshot)
             self._files.sync()
             self._marker[slot] = epoch
+            if not self._moments_only:
+                # Only now: a cache that a killed writer left would be believed of what comes next.
+                self._write_moments(slot, snapshot)
             self._files.sync()
         self.committed, self._next = (*self.committed, int(epoch)), slot + 1
         self._first = self._first or snapshot.without_data()
@@ -286,9 +311,13 @@ class RunWriter:
         known = dict(self._group.attrs["provenance"])  # type: ignore[arg-type]
         self._group.update_attributes({"provenance": {**known, **facts}})
 
+    @property
+    def _moments_only(self) -> bool:
+        return self._group.attrs.get("keep") == schema.MOMENTS
+
     def _refresh(self) -> None:
         """Read the marker: after an error or an interruption only the disk knows what it holds."""
-        marker = np.asarray(self._marker[:])
+        marker = read_marker(self._group, self._store)
         used = marker_slots(marker)
         self.committed = tuple(int(epoch) for epoch in marker[used])
         self._next = int(used[-1]) + 1 if len(used) else 0
@@ -328,14 +357,15 @@ class RunWriter:
         if not self.committed:
             return None
         groups = dict(self._group.groups())
+        contents: Any = self._group.attrs["splits"]
         readout = groups.pop(schema.READOUT, None)
         return Snapshot(
             activations={
                 split: {
-                    layer: np.empty((0, *layout.array_of(g, schema.ACTIVATIONS).shape[2:]), "f4")
-                    for layer, g in group.groups()
+                    layer: np.empty((0, width), "f4")
+                    for layer, width in contents[split]["layers"].items()
                 }
-                for split, group in groups.items()
+                for split in groups
             },
             labels={s: self._samplewise(g, schema.LABEL) for s, g in groups.items()},
             samples={s: self._samplewise(g, schema.SAMPLE) for s, g in groups.items()},
@@ -351,7 +381,7 @@ class RunWriter:
     def _samplewise(self, group: zarr.Group, name: str) -> Array:
         return read_samplewise(layout.array_of(group, name), self._store)
 
-    def _prepare(self, snapshot: Snapshot) -> None:
+    def _prepare(self, snapshot: Snapshot, blocks: Blocks | None) -> None:
         """Make the arrays of the first epoch, in place of what a failed attempt left of it."""
         sweep(self._group)
         self._arrays.clear()
@@ -361,12 +391,16 @@ class RunWriter:
             layout.create_samplewise(group, schema.LABEL, snapshot.labels[split])
             layout.create_samplewise(group, schema.SAMPLE, snapshot.samples[split])
             for layer, x in layers.items():
+                inner = group.create_group(layer)
+                if self._moments_only:
+                    continue
                 layout.create_activations(
-                    group.create_group(layer),
+                    inner,
                     slots=slots,
-                    samples=x.shape[0],
+                    samples=len(snapshot.labels[split]),
                     width=x.shape[1],
-                    sparse=layout.is_sparse(x),
+                    sparse=layout.is_sparse(x) if blocks is None else blocks.sparse[split, layer],
+                    blocks=1 if blocks is None else blocks.count,
                 )
         if snapshot.readout is not None:
             group = self._group.create_group(schema.READOUT)
@@ -383,6 +417,18 @@ class RunWriter:
             for layer, x in layers.items():
                 path = f"{split}/{layer}/{schema.ACTIVATIONS}"
                 write_epoch(self._array(path), slot, x)
+
+    def _write_moments(self, slot: int, snapshot: Snapshot) -> None:
+        created = str(self._group.attrs.get("created", ""))
+        for split, layers in snapshot.moments.items():
+            for layer, moments in layers.items():
+                leaf = Leaf(self._store, self.name, split, layer, created)
+                if not self._moments_only:
+                    cache.write(leaf, slot, moments)
+                    continue
+                group = self._group[f"{split}/{layer}"]
+                assert isinstance(group, zarr.Group)
+                cache.put(leaf, slot, moments, files=group)
 
     def _write_readout(self, slot: int, snapshot: Snapshot) -> None:
         if snapshot.readout is not None:
