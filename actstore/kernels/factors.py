@@ -15,12 +15,13 @@ from scipy.linalg import blas, eigh, lapack
 from scipy.optimize import Bounds, minimize
 
 from actstore.errors import InvalidDataError, InvalidParameterError
-from actstore.kernels.independence import marchenko_pastur_edge, residual_correlations
+from actstore.kernels.independence import residual_correlations
 
 # Private noise is never let below this share of a neuron's variance: the likelihood may grow
 # without bound as one of them goes to 0 (a Heywood case).
 _SMALLEST_UNIQUENESS = 1e-6
 _FIRST_LIMIT = 64
+_TRACY_WIDOM_99 = 2.0234  # 99 % point of the distribution of the largest eigenvalue, β = 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,9 +82,9 @@ def fit_factors(
     n_factors
         The largest number of factors. Eigenvalues of 1 or less give none.
     count
-        The number of samples, if known: eigenvalues that independent noise would show too (up to
-        the Marchenko–Pastur edge) then give no factor, so that allowing for more factors than
-        there are changes nothing.
+        The number of samples, if known: eigenvalues that independent noise would show too (the
+        largest of them, in 99 of 100 layers) then give no factor, so that allowing for more
+        factors than there are changes nothing.
     max_iterations
         Where to stop the search.
     tolerance
@@ -301,17 +302,28 @@ def _smallest_bic(covariance: NDArray[np.float64], psi: NDArray[np.float64], cou
 def _above_noise(
     covariance: NDArray[np.float64], psi: NDArray[np.float64], n_factors: int, count: int
 ) -> int:
-    """Count the whitened eigenvalues above the Marchenko–Pastur edge, n_factors at most.
+    """Count the whitened eigenvalues above those of independent noise, n_factors at most.
 
     Three rounds, because Ψ starts too small where neurons are many against samples.
     """
-    edge = float(marchenko_pastur_edge(len(psi), count - 1))
+    edge = _noise_edge(len(psi), count - 1)
     found = 0
     for _ in range(3):
         values, vectors = _whitened(covariance, psi, n_factors)
         found = int((values > edge).sum())
         psi = _uniquenesses(covariance, _loadings(values, vectors, psi, found))
     return found
+
+
+def _noise_edge(neurons: int, dof: int) -> float:
+    """Return what the largest eigenvalue of independent noise exceeds in 1 of 100 layers.
+
+    It lies about the Marchenko–Pastur edge and beyond it in many: of layers of noise alone, half
+    were given a factor by the edge itself. Tracy–Widom: Johnstone (2001), Ann. Stat. 29, 295.
+    """
+    a, b = np.sqrt(max(dof - 1, 1)), np.sqrt(neurons)
+    centre, scale = (a + b) ** 2, (a + b) * (1 / a + 1 / b) ** (1 / 3)
+    return float((centre + _TRACY_WIDOM_99 * scale) / dof)
 
 
 def _search(
