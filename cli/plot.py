@@ -7,12 +7,16 @@ from typing import Any
 
 import click
 
-from .options import compute_options, selection_options
+from . import output
+from .options import chosen_by, compute_options, epochs, selection_options
 from .query import HELP, ask
-from .questions import QUESTIONS, Question
+from .questions import CRITERION, LAYER, QUESTIONS, RNG_SEED, THRESHOLD, WINDOW, Question
 
 #: an answer of moments is a matrix a run: there is no figure of it
 DRAWN = [question for question in QUESTIONS if question.name != "moments"]
+FILE = click.option(
+    "-o", "--output", "plot", metavar="FILE", required=True, help=".png, .svg or .pdf."
+)
 
 
 def build(question: Question) -> click.Command:
@@ -24,10 +28,7 @@ def build(question: Question) -> click.Command:
     run.__doc__ = question.text.replace("actstore query", "actstore plot").partition("\b")[0]
     run.__doc__ += f"\b\n        actstore plot {question.name} digits.zarr -o {question.name}.png"
     decorated: Callable[..., Any] = compute_options(cached=question.cached)(run)
-    option = click.option(
-        "-o", "--output", "plot", metavar="FILE", required=True, help=".png, .svg or .pdf."
-    )
-    for add in (option, *reversed(question.options)):
+    for add in (FILE, *reversed(question.options)):
         decorated = add(decorated)
     decorated = selection_options(question.epoch)(decorated)
     decorated = click.argument("store", type=click.Path())(decorated)
@@ -44,6 +45,50 @@ def command() -> None:
     actstore plot scaling digits.zarr --threshold 0.98 -o scaling.png
     actstore plot reconstruction digits.zarr --width 256 -o reconstruction.svg
     """
+
+
+@command.command("paper", context_settings=HELP)
+@click.argument("store", type=click.Path())
+@selection_options("-1")
+@THRESHOLD
+@CRITERION
+@WINDOW
+@RNG_SEED
+@LAYER
+@FILE
+@click.option("--workers", type=click.IntRange(1), help="Use this many processes.")
+@click.option("--scheduler", metavar="ADDRESS", help="Use a running dask scheduler.")
+def paper(
+    store: str, plot: str, workers: int | None, scheduler: str | None, **options: Any
+) -> None:
+    """Draw the panels of the paper's main figure: R², noise and error of subsets, and clones.
+
+    \b
+    actstore plot paper digits.zarr --threshold 0.98 -o paper.pdf
+    """
+    output.check_plot(plot)
+    import os
+
+    import actstore
+    from actstore import plotting, queries
+
+    from . import compute
+
+    chosen = chosen_by(*(options.pop(key) for key in ("width", "seed", "where")))
+    named, epoch = list(options.pop("run")) or None, epochs(options.pop("epoch"))
+    runs = actstore.open(store).sel(run=named, **chosen)
+    runs = runs.narrow(lambda run: run.select(epoch) if len(run.committed) else run)
+    shared = {"rng_seed": options.pop("rng_seed"), "layer": options.pop("layer")}
+    asked = {
+        "reconstruction": queries.reconstruction(runs, **shared),
+        "noise": queries.noise(runs, **shared),
+        "error": queries.error(runs, splits="test", **shared),
+        "scaling": queries.scaling(runs, **options, **shared),
+    }
+    with compute.scheduler(workers, scheduler, os.cpu_count() or 1):
+        answers = {name: answer.compute() for name, answer in asked.items()}
+    plotting.save_paper(answers, plot)
+    click.echo(f"drew {plot}", err=True)
 
 
 for _question in DRAWN:

@@ -128,23 +128,33 @@ def title_of(ax: Axes) -> str:
     return ax.get_title(loc="left") + ax.get_title()
 
 
-def drawn(figure: Figure) -> Figure:
-    """Lay the figure out, as saving does."""
-    figure.draw_without_rendering()
-    return figure
+class Figures(dict[str, Figure]):
+    """Figures of the planted store, laid out as saving does, each drawn once."""
+
+    def __init__(self, answers: Answers) -> None:
+        super().__init__()
+        self.answers = answers
+
+    def __missing__(self, question: str) -> Figure:
+        self[question] = plotting.figure(question, self.answers[question])
+        self[question].draw_without_rendering()
+        return self[question]
+
+
+@pytest.fixture(scope="module")
+def figures(answers: Answers) -> Figures:
+    """Return the figure of the answer to every question."""
+    return Figures(answers)
 
 
 # files
 
 
 @pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
-@pytest.mark.parametrize("question", ["scaling", "noise"])
-def test_the_same_answer_gives_the_same_file(
-    answers: Answers, tmp_path: Path, question: str, kind: str
-) -> None:
+def test_the_same_answer_gives_the_same_file(tmp_path: Path, kind: str) -> None:
     files = [tmp_path / f"{n}.{kind}" for n in "ab"]
     for file in files:
-        plotting.save(question, answers[question], file)
+        plotting.save("scaling", growth(settings=2), file)
     assert files[0].read_bytes() == files[1].read_bytes()
     start = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[kind]
     assert files[0].read_bytes().startswith(start)
@@ -207,9 +217,9 @@ def test_plotting_knows_results_and_neither_stores_nor_queries() -> None:
 
 @pytest.mark.parametrize("question", list(ASKED))
 def test_legends_stand_off_the_curves_and_titles_inside_the_figure(
-    answers: Answers, question: str
+    figures: Figures, question: str
 ) -> None:
-    figure = drawn(plotting.figure(question, answers[question]))
+    figure = figures[question]
     whole = figure.bbox
     legends = [*figure.legends, *(ax.get_legend() for ax in figure.axes if ax.get_legend())]
     assert legends
@@ -226,9 +236,8 @@ def test_legends_stand_off_the_curves_and_titles_inside_the_figure(
 
 
 @pytest.mark.parametrize("question", list(ASKED))
-def test_every_panel_names_both_axes_with_plain_numbers(answers: Answers, question: str) -> None:
-    figure = drawn(plotting.figure(question, answers[question]))
-    for ax in figure.axes:
+def test_every_panel_names_both_axes_with_plain_numbers(figures: Figures, question: str) -> None:
+    for ax in figures[question].axes:
         assert ax.get_xlabel()
         assert ax.get_ylabel() or question == "ensemble"  # there each row has a name
         for axis in (ax.xaxis, ax.yaxis):
@@ -237,15 +246,12 @@ def test_every_panel_names_both_axes_with_plain_numbers(answers: Answers, questi
                            if not word.startswith(("none", "2 x", "W"))), words  # fmt: skip
 
 
-@pytest.mark.parametrize("question", list(ASKED))
+@pytest.mark.parametrize("question", ["reconstruction", "scaling"])  # one of each form
 def test_a_lazy_answer_is_drawn_as_the_computed_one(
-    planted: actstore.Store, answers: Answers, question: str
+    planted: actstore.Store, figures: Figures, question: str
 ) -> None:
-    if question not in ("reconstruction", "scaling"):
-        pytest.skip("one question of each form is enough")
     lazy = plotting.figure(question, ASKED[question](planted))
-    ready = plotting.figure(question, answers[question])
-    for one, other in zip(lazy.axes, ready.axes, strict=True):
+    for one, other in zip(lazy.axes, figures[question].axes, strict=True):
         assert len(one.lines) == len(other.lines)
         for a, b in zip(one.lines, other.lines, strict=True):
             np.testing.assert_array_equal(a.get_ydata(), b.get_ydata())
@@ -369,8 +375,8 @@ def test_too_few_widths_for_a_fit_are_said() -> None:
     )
 
 
-def test_thresholds_share_one_scale(answers: Answers) -> None:
-    first, second = plotting.figure("scaling", answers["scaling"]).axes
+def test_thresholds_share_one_scale(figures: Figures) -> None:
+    first, second = figures["scaling"].axes
     assert first.get_ylim() == second.get_ylim()
 
 
@@ -461,8 +467,8 @@ def test_noise_is_drawn_with_floor_null_and_the_convention_of_the_paper() -> Non
         np.testing.assert_allclose(line_called(ax, label).get_ydata(), held)
 
 
-def test_no_band_of_a_noise_figure_is_cut_off(answers: Answers) -> None:
-    for ax in plotting.figure("noise", answers["noise"]).axes:
+def test_no_band_of_a_noise_figure_is_cut_off(figures: Figures) -> None:
+    for ax in figures["noise"].axes:
         highest = max(
             float(path.vertices[:, 1].max())  # type: ignore[call-overload, index]
             for band in ax.collections for path in band.get_paths() if len(path.vertices)
@@ -653,6 +659,25 @@ def test_the_spectrum_is_drawn_as_shares_of_the_variance() -> None:
     assert f"90% of the variance in {needed}" in ax.get_legend_handles_labels()[1][0]
 
 
+# the figure of the paper
+
+
+def test_the_figure_of_the_paper_has_a_column_a_setting(answers: Answers) -> None:
+    figure = plotting.paper({name: answers[name] for name in plotting.PAPER})
+    titles = [title_of(ax) for ax in figure.axes]
+    assert titles[:6] == [
+        *WEIGHT_DECAYS, *WEIGHT_DECAYS, *(f"test error, {setting}" for setting in WEIGHT_DECAYS)
+    ]  # fmt: skip
+    assert titles[6:] == ["held-out R² ≥ 0.9", "held-out R² ≥ 0.99", "error of whole networks"]
+    line = line_called(figure.axes[0], "R² = 0.9")  # the first threshold of the scaling
+    assert line.get_linestyle() == ":"
+
+
+def test_the_figure_of_the_paper_names_the_answers_it_lacks(answers: Answers) -> None:
+    with pytest.raises(InvalidParameterError, match="without noise, error, scaling"):
+        plotting.paper({"reconstruction": answers["reconstruction"]})
+
+
 # the command
 
 
@@ -663,6 +688,16 @@ def test_plot_draws_and_says_so_on_stderr_alone(
     answer = cli("plot", "scaling", planted_path, "--threshold", "0.9", "-o", file)
     assert (answer.code, answer.out) == (0, "")
     assert str(file) in answer.err
+    assert b"</svg>" in file.read_bytes()
+
+
+def test_plot_paper_draws_all_panels_from_one_store(
+    planted_path: Path, tmp_path: Path, cli: Callable[..., Answer]
+) -> None:
+    file = tmp_path / "paper.svg"
+    chosen = ("--width", "8,16", "--where", "weight_decay=0.005", "--threshold", "0.9")
+    answer = cli("plot", "paper", planted_path, *chosen, "-o", file)
+    assert (answer.code, answer.out) == (0, "")
     assert b"</svg>" in file.read_bytes()
 
 
@@ -683,8 +718,8 @@ def test_figures_look_as_reviewed(name: str, tmp_path: Path) -> None:
 
     Words are left out because each font renderer draws them a little differently; they are
     tested above. The tolerance is the root mean square over pixels of 0…255: one mark that is
-    missing gives 4, one wrongly filled 1.7. After a change that is meant, look at the new picture and copy it
-    over the old one.
+    missing gives 4, one wrongly filled 1.7. After a change that is meant, look at the new picture
+    and copy it over the old one.
     """
     figure = Figure((4, 3), dpi=80)
     ax = figure.add_axes((0.05, 0.05, 0.9, 0.9))

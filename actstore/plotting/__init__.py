@@ -12,9 +12,11 @@ try:
     from actstore.plotting.dynamics import dynamics
     from actstore.plotting.ensemble import bias_variance, ensemble
     from actstore.plotting.error import error, error_decay
-    from actstore.plotting.figure import figure, save
+    from actstore.plotting.figure import figure, save, save_paper
     from actstore.plotting.matrix import clone_matrix
     from actstore.plotting.noise import noise
+    from actstore.plotting.paper import QUESTIONS as PAPER
+    from actstore.plotting.paper import paper
     from actstore.plotting.reconstruction import reconstruction
     from actstore.plotting.scaling import scaling
     from actstore.plotting.spectrum import spectrum
@@ -27,6 +29,7 @@ except ModuleNotFoundError as missing:
     ) from missing
 
 __all__ = [
+    "PAPER",
     "bias_variance",
     "clone_matrix",
     "clones",
@@ -36,8 +39,10 @@ __all__ = [
     "error_decay",
     "figure",
     "noise",
+    "paper",
     "reconstruction",
     "save",
+    "save_paper",
     "scaling",
     "spectrum",
     "width_error",

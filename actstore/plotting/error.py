@@ -121,6 +121,14 @@ def _on_split(result: xr.Dataset, number: int) -> xr.Dataset:
     return result.isel({SPLIT: number}) if SPLIT in result.dims else result
 
 
+def on_split(result: xr.Dataset, split: str) -> xr.Dataset:
+    """Return the answer on the split of this name, or on the last there is."""
+    if SPLIT not in result.dims:
+        return result
+    names = [str(name) for name in result[SPLIT].values]
+    return _on_split(result, names.index(split) if split in names else -1)
+
+
 def _split_of(group: Group) -> str:
     data = group.series[0].data
     return f"{data[SPLIT].item()} error" if SPLIT in data.coords else "error"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +23,7 @@ from actstore.plotting.error import columns as errors_beside
 from actstore.plotting.error import pieces as error
 from actstore.plotting.noise import pieces as noise
 from actstore.plotting.panels import Piece
+from actstore.plotting.paper import paper
 from actstore.plotting.reconstruction import pieces as reconstruction
 from actstore.plotting.scaling import pieces as scaling
 from actstore.plotting.spectrum import pieces as spectrum
@@ -162,13 +163,8 @@ def save(question: str, result: xr.Dataset, path: str | os.PathLike[str]) -> Non
     ActstoreError
         If the file cannot be written.
     """
-    path = Path(path)
-    kind = path.suffix.lower()
-    if kind not in KINDS:
-        raise InvalidParameterError(
-            f"a figure {str(path)!r} was asked for; it ends in .png, .svg or .pdf"
-        )
-    write(figure(question, result), path)
+    where = checked(path)
+    write(figure(question, result), where)
 
 
 def write(whole: Figure, path: Path) -> None:
@@ -187,6 +183,20 @@ def write(whole: Figure, path: Path) -> None:
         raise ActstoreError(
             f"{str(path)!r} cannot be written ({error.strerror or error}); give another place"
         ) from error
+
+
+def save_paper(answers: Mapping[str, xr.Dataset], path: str | os.PathLike[str]) -> None:
+    """Draw the panels of the paper's main figure into a file; see :func:`paper`."""
+    write(paper(answers), checked(path))
+
+
+def checked(path: str | os.PathLike[str]) -> Path:
+    """Return the path if its name ends in a kind of file that can be written."""
+    if Path(path).suffix.lower() not in KINDS:
+        raise InvalidParameterError(
+            f"a figure {os.fspath(path)!r} was asked for; it ends in .png, .svg or .pdf"
+        )
+    return Path(path)
 
 
 def _made_from(result: xr.Dataset) -> str:

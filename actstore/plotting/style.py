@@ -10,7 +10,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.legend import Legend
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
@@ -129,7 +129,7 @@ def legend_right(ax: Axes, title: str = "") -> Legend | None:
     )
 
 
-def legend_of(figure: Figure, axes: Sequence[Axes], title: str = "") -> None:
+def legend_of(figure: Figure | SubFigure, axes: Sequence[Axes], title: str = "") -> None:
     """Put one legend for all axes right of the figure, each label once."""
     found: dict[str, Any] = {}
     for ax in axes:
