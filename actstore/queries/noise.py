@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -12,7 +11,7 @@ import xarray as xr
 
 from actstore import schema
 from actstore.errors import InvalidParameterError
-from actstore.kernels.factors import choose_n_factors, fit_factors, matched_null
+from actstore.kernels.factors import FactorModel, choose_n_factors, fit_factors, matched_null
 from actstore.kernels.independence import (
     marchenko_pastur_edge,
     residual_correlations,
@@ -43,10 +42,11 @@ CORRELATIONS = {
 FACTORS = "factors"
 RULES: dict[Any, Literal["gap", "bic"]] = {"gap": "gap", "bic": "bic"}
 
-#: each repeat of the null is a mean over this many of the measured subsets, the first one over all
+#: each repeat of the null is a mean over at least this many of the measured subsets
 NULL_SUBSETS = 4
 #: a measurement this much above the null is still called consistent: fits are no better
 TOLERANCE = 0.05
+VERDICT = "<U64"
 
 NULL = {
     "null": Output((FACTORS, SIZE), "residual correlation of the matched null, held out"),
@@ -105,7 +105,7 @@ def noise(
         pays for its parameters. Several add a dim ``factors`` and show how the answer depends on
         it; None leaves the null out.
     repeats : int
-        Simulated measurements of the null; its interval is taken over them.
+        Simulated layers of the null; its interval is taken over them.
     eigenvalues : bool
         Whether to compute the largest eigenvalues of the residual correlations as well.
     split, layer : str
@@ -147,9 +147,8 @@ def noise(
     error that the residuals share. The **matched null** has it too: a factor model ΛΛᵀ + Ψ
     (shared signals and independent noise) is fitted to the measured covariance by maximum
     likelihood, as many samples as were measured are drawn from it, and the same subsets
-    evaluated. Each simulation evaluates 4 of them, and the first one all, which gives the ratio
-    by which the others are scaled: subsets differ by more than simulations do. A measurement is
-    ``consistent`` with independent noise if its mean over subsets is no more than 5 % above the
+    evaluated. Each simulation evaluates a few of them, in turn, so that all have the same weight:
+    subsets differ by more than simulations do. A measurement is ``consistent`` with independent noise if its mean over subsets is no more than 5 % above the
     null or within its interval. The number of factors matters: too few leave shared signals in
     the residuals, and enough of them explain any correlated noise. "gap" and "bic" bracket the
     answer; it is firm where both give the same. Factors that independent noise would show too are
@@ -267,17 +266,10 @@ def _null(
             model = fit_factors(covariance, n_factors=min(number, n - 1), count=count)
             numbers[k], converged[k] = model.n_factors, model.converged
             if len(exist):
-                simulate = functools.partial(
-                    matched_null, model, sizes=np.asarray(sizes)[exist].tolist(), count=count,
-                    seed=rng_seed, ridge=ridge,
+                levels[:, k, exist] = _simulated(
+                    model, orders, repeats=repeats, rng_seed=rng_seed,
+                    sizes=np.asarray(sizes)[exist].tolist(), count=count, ridge=ridge,
                 )  # fmt: skip
-                drawn = simulate(orders[:NULL_SUBSETS], repeats=repeats)
-                if subsets > NULL_SUBSETS:
-                    # A few subsets can lie 10 % off the mean of all, at every draw alike. With
-                    # the same seed the first draw is the same layer: it gives the ratio.
-                    drawn *= simulate(orders, repeats=1) / drawn[:1]
-                levels[0, k, exist] = drawn.mean(0)
-                levels[1:, k, exist] = np.quantile(drawn, [0.05, 0.95], axis=0)
         return levels[0], levels[1], levels[2], numbers, converged
 
     lengths = {SIZE: len(sizes), FACTORS: len(wanted)}
@@ -286,13 +278,38 @@ def _null(
     return null.assign_coords({FACTORS: (FACTORS, names, {"long_name": "factors asked for"})})
 
 
+def _simulated(
+    model: FactorModel, orders: Array, *, repeats: int, rng_seed: int, **measurement: Any
+) -> Array:
+    """Return the mean of the null over all subsets, and its 5 and 95 % points ``(level, size)``.
+
+    A few subsets can lie 10 % off the mean of all, at every draw alike. So they are cut into
+    groups, and each group is evaluated on draws of its own, two at least: between groups subsets
+    differ, within a group draws do, and only that belongs in the interval.
+    """
+    most = max(1, min(len(orders) // NULL_SUBSETS, repeats // 2))
+    groups = max(g for g in range(1, most + 1) if repeats % g == 0)
+    each = repeats // groups
+    seeds = np.random.SeedSequence(rng_seed).generate_state(groups)
+    drawn = [
+        matched_null(model, part, repeats=each, seed=int(seed), **measurement)
+        for part, seed in zip(np.array_split(orders, groups), seeds, strict=True)
+    ]
+    shares = [len(part) / len(orders) for part in np.array_split(orders, groups)]
+    mean = np.average([one.mean(0) for one in drawn], axis=0, weights=shares)
+    spread = np.concatenate([one / one.mean(0) - 1 for one in drawn])
+    spread *= np.sqrt(each / max(each - 1, 1))  # the mean of a group was fitted to it
+    return np.stack([mean, *(mean * (1 + np.quantile(spread, [0.05, 0.95], axis=0)))])
+
+
 def _judged(answer: xr.Dataset) -> xr.Dataset:
     mean = answer["residual_correlation_heldout"].mean(SUBSET)
     excess = (mean / answer["null"]).transpose(*answer["null"].dims)
     consistent = (excess <= answer["null_high"] / answer["null"]) | (excess <= 1 + TOLERANCE)
     verdict = xr.apply_ufunc(
-        _in_words, excess, consistent, dask="parallelized", output_dtypes=["<U40"]
-    )
+        _in_words, excess, consistent, answer["factors_converged"],
+        dask="parallelized", output_dtypes=[VERDICT],
+    ).transpose(*excess.dims)  # fmt: skip
     return answer.assign(
         excess=excess.assign_attrs(long_name="measured / matched null", units="1"),
         consistent=consistent.assign_attrs(long_name="no more than the matched null", units="1"),
@@ -300,15 +317,16 @@ def _judged(answer: xr.Dataset) -> xr.Dataset:
     )
 
 
-def _in_words(excess: Array, consistent: Array) -> Array:
-    words = np.full(excess.shape, "", dtype="<U40")
+def _in_words(excess: Array, consistent: Array, converged: Array) -> Array:
+    excess, consistent, converged = np.broadcast_arrays(excess, consistent, converged)
+    words = np.full(excess.shape, "", dtype=VERDICT)
     for place in np.ndindex(excess.shape):
         if np.isfinite(excess[place]):
             words[place] = (
                 "consistent with independent noise"
                 if consistent[place]
                 else f"{excess[place]:.2g} x the null"
-            )
+            ) + ("" if converged[place] else ", whose fit did not converge")
     return words
 
 
