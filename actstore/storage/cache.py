@@ -24,6 +24,7 @@ from actstore.errors import StoreCorruptError, StoreWarning
 from actstore.kernels.moments import Moments, accumulate
 from actstore.storage import layout
 from actstore.storage.location import open_root
+from actstore.storage.reading import DAMAGE, Committed
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -89,23 +90,23 @@ def load_moments(leaf: Leaf, slot: int, *, cache: bool, block_bytes: int = BLOCK
 
 def read(leaf: Leaf, slot: int) -> Moments | None:
     """Return the cached moments of a slot, or None if they are not cached or not to be believed."""
-    group = leaf.group()
-    if schema.MOMENTS not in group:
-        return None
-    inner: Any = group[schema.MOMENTS]
     where = f"the cached moments of run {leaf.run!r}, {leaf.split}/{leaf.layer}, slot {slot}"
-    if inner.attrs.get("created") != leaf.created:
-        warnings.warn(f"{where} are of an earlier recording; computed anew", StoreWarning, 2)
-        return None
-    if schema.COUNT not in inner:  # another task is making the group at this moment
-        return None
     try:
+        group = leaf.group()
+        if schema.MOMENTS not in group:
+            return None
+        inner: Any = group[schema.MOMENTS]
+        if inner.attrs.get("created") != leaf.created:
+            warnings.warn(f"{where} are of an earlier recording; computed anew", StoreWarning, 2)
+            return None
+        if schema.COUNT not in inner:  # another task is making the group at this moment
+            return None
         if slot >= inner[schema.COUNT].shape[0] or (count := int(inner[schema.COUNT][slot])) < 0:
             return None
         mean, comoment = inner[schema.MEAN][slot], inner[schema.COMOMENT][slot]
         if not (np.isfinite(mean).all() and np.isfinite(comoment.sum())):
             raise ValueError("NaN where numbers were cached")
-    except (KeyError, ValueError, RuntimeError, OSError) as error:
+    except DAMAGE as error:
         warnings.warn(f"{where} are damaged ({error}); computed anew", StoreWarning, 2)
         return None
     return Moments(count, mean, comoment)
@@ -115,9 +116,10 @@ def write(leaf: Leaf, slot: int, moments: Moments) -> None:
     """Keep the moments of a slot; a store that cannot be written is left alone, with a warning."""
     try:
         put(leaf, slot, moments, files=leaf.group(writable=True))
-    except OSError as error:
+    except DAMAGE as error:  # or another task removes what this one found out of date
+        why = (error.strerror if isinstance(error, OSError) else None) or error
         warnings.warn(
-            f"moments of {leaf.store!r} are not cached ({error.strerror or error}); "
+            f"moments of {leaf.store!r} are not cached ({why}); "
             "pass cache=False (--no-cache) to say that they need not be",
             StoreWarning,
             2,
@@ -158,7 +160,8 @@ def worthwhile(samples: int, width: int) -> bool:
 def _group(leaf: Leaf, group: zarr.Group, width: int) -> Any:
     marker = zarr.open_array(group.store, path=f"{leaf.run}/{schema.EPOCH}", mode="r")
     slots = marker.shape[0]
-    if schema.MOMENTS in group and group[schema.MOMENTS].attrs.get("created") != leaf.created:
+    # where moments are all that was kept, they are never removed
+    if schema.ACTIVATIONS in group and not _is_usable(leaf, group):
         del group[schema.MOMENTS]
     # Tasks that cache other epochs of the layer make the same group and arrays at the same time.
     if schema.MOMENTS not in group:
@@ -185,16 +188,24 @@ def _group(leaf: Leaf, group: zarr.Group, width: int) -> Any:
     return inner
 
 
+def _is_usable(leaf: Leaf, group: zarr.Group) -> bool:
+    """Whether there is no cache yet, or one of this recording whose metadata can be read."""
+    try:
+        if schema.MOMENTS not in group:
+            return True
+        inner: Any = group[schema.MOMENTS]
+        for name in (schema.COUNT, schema.MEAN, schema.COMOMENT):
+            name in inner  # noqa: B015 - raises if its metadata cannot be read
+        return bool(inner.attrs.get("created") == leaf.created)
+    except (ValueError, TypeError):
+        return False
+
+
 def _blocks(leaf: Leaf, slot: int, block_bytes: int) -> Iterator[Array]:
     array: Any = leaf.group()[schema.ACTIVATIONS]
+    committed = Committed(array, leaf.store)  # a lost chunk is an error, not a layer of NaN
     _, samples, width = array.shape
     chunk = array.chunks[1]
     rows = max(chunk, block_bytes // (4 * width) // chunk * chunk)
     for start in range(0, samples, rows):
-        try:
-            yield array[slot, start : start + rows]
-        except (ValueError, RuntimeError, OSError) as error:
-            raise StoreCorruptError(
-                f"the activations of run {leaf.run!r}, {leaf.split}/{leaf.layer}, slot {slot} "
-                f"cannot be read ({error}); run 'actstore verify {leaf.store}'"
-            ) from error
+        yield committed[slot, start : start + rows]
