@@ -23,6 +23,10 @@ class _Limit:
         self._limiter: Any = None
         self._controller: ThreadpoolController | None = None
 
+    def __reduce__(self) -> str:
+        """Pickle by name: each worker process has one of its own, and locks cannot travel."""
+        return "single_threaded"
+
     @contextmanager
     def __call__(self) -> Iterator[None]:
         with self._lock:
