@@ -148,11 +148,13 @@ def noise(
     (shared signals and independent noise) is fitted to the measured covariance by maximum
     likelihood, as many samples as were measured are drawn from it, and the same subsets
     evaluated. Each simulation evaluates a few of them, in turn, so that all have the same weight:
-    subsets differ by more than simulations do. A measurement is ``consistent`` with independent noise if its mean over subsets is no more than 5 % above the
-    null or within its interval. The number of factors matters: too few leave shared signals in
-    the residuals, and enough of them explain any correlated noise. "gap" and "bic" bracket the
-    answer; it is firm where both give the same. Factors that independent noise would show too are
-    not counted, so ``n_factors`` can be less than was asked for.
+    subsets differ by more than simulations do. A measurement is ``consistent`` with independent
+    noise if its mean over subsets is no more than 5 % above the null or within its interval. The
+    number of factors matters: too few leave shared signals in the residuals, and enough of them
+    explain any correlated noise. "gap" and "bic" bracket the answer; it is firm where both give
+    the same. Factors that independent noise would show too are not counted, so ``n_factors`` can
+    be less than was asked for. In small subsets the error that the regression shares outweighs
+    what correlated noise shares: judge by the larger ones.
 
     References
     ----------
