@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from actstore.queries.dynamics import dynamics
     from actstore.queries.ensemble import ensemble
     from actstore.queries.error import error
+    from actstore.queries.explain import explain
     from actstore.queries.moments import moments
     from actstore.queries.noise import noise
     from actstore.queries.reconstruction import reconstruction
@@ -25,6 +26,7 @@ _HOMES = {
     "dynamics": "actstore.queries",
     "ensemble": "actstore.queries",
     "error": "actstore.queries",
+    "explain": "actstore.queries.explain",
     "moments": "actstore.queries",
     "noise": "actstore.queries",
     "open": "actstore.store",
@@ -41,6 +43,7 @@ __all__ = [
     "dynamics",
     "ensemble",
     "error",
+    "explain",
     "moments",
     "noise",
     "open",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 
 from actstore import queries
+from actstore.queries.explain import explain
 from actstore.storage.catalogue import Catalogue
 from actstore.storage.location import StorePath
 
@@ -21,6 +22,7 @@ class Store(Catalogue):
     dynamics = queries.dynamics
     ensemble = queries.ensemble
     error = queries.error
+    explain = explain
     moments = queries.moments
     noise = queries.noise
     reconstruction = queries.reconstruction

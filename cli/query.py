@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import dataclasses
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -57,8 +58,8 @@ def ask(
     output.check_output(saved)
     output.check_plot(plot)
     import actstore
-    from actstore import queries
-    from actstore.queries.table import rows, shown
+    from actstore.queries.explain import answer_within
+    from actstore.queries.table import rows
 
     from . import compute
 
@@ -77,10 +78,18 @@ def ask(
         options["splits"] = options["splits"].split(",")
     if options.get("window") is not None:
         options["window"] = tuple(options["window"])
+    bounds = {
+        "memory": memory,
+        "workers": workers,
+        "processes": workers is not None,
+        "full": bool(saved or plot),
+    }
     with compute.planning():
-        result = getattr(queries, question.name)(store, **options)
-        needed = result if saved or plot else shown(result)
-    with compute.scheduler(workers, scheduler, os.cpu_count() or 1):
+        if explain:
+            _explain(actstore.explain(store, question.name, **bounds, **options), form)
+            return
+        result, needed, _, budget = answer_within(store, question.name, **bounds, **options)
+    with compute.scheduler(workers, scheduler, budget.workers):
         answer = needed.compute()
     found = rows(answer)
     parameters = {k: v for k, v in result.attrs.items() if k != "query"}
@@ -92,6 +101,17 @@ def ask(
         output.save(saved, answer, found, parameters)
     if plot:
         _draw(question.name, answer, plot)
+
+
+def _explain(plan: Any, form: str) -> None:
+    facts = dataclasses.asdict(plan)
+    if form == "json":
+        click.echo(json.dumps(facts, indent=1))
+    elif form == "csv":
+        click.echo(",".join(facts))
+        click.echo(",".join(map(str, facts.values())))
+    else:
+        click.echo(str(plan))
 
 
 def table_of(question: Question, answer: Any) -> str:

@@ -211,6 +211,12 @@ class _Call(NamedTuple):
         )
 
 
+def task_kernel(task: Any) -> Any:
+    """Return the kernel of a task of :func:`over_epochs`, or what another task calls."""
+    called = task[0] if isinstance(task, tuple) and task else None
+    return called.kernel if isinstance(called, _Call) else called
+
+
 def _edges(subsets: int | None, blocks: int) -> list[range | None]:
     if subsets is None:
         return [None]

@@ -15,9 +15,8 @@ import xarray as xr
 from actstore import schema
 from actstore.errors import InvalidDataError, InvalidParameterError
 from actstore.kernels import moments as kernel
-from actstore.queries.blas import single_threaded
 from actstore.queries.graph import Output, over_epochs
-from actstore.storage.cache import Leaf, load_moments, worthwhile
+from actstore.storage.cache import BLOCK_BYTES, Leaf, load_moments, worthwhile
 from actstore.storage.catalogue import Catalogue
 from actstore.storage.run import Run, dask_token
 
@@ -30,7 +29,6 @@ _MOMENTS = {
     schema.MEAN: Output((schema.NEURON,), *schema.LABELS[schema.MEAN]),
     schema.COMOMENT: Output((schema.NEURON, schema.OTHER_NEURON), *schema.LABELS[schema.COMOMENT]),
 }
-_MOMENT_DIMS: tuple[list[str], ...] = ([], [schema.NEURON], [schema.NEURON, schema.OTHER_NEURON])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +50,8 @@ class Source:
         Where labels, readout and metrics are, if the source is a run.
     named : dict
         Split and layer by the dataset's own attributes, whatever was asked for.
+    samples, chunk_bytes : int
+        Samples of a dataset, and the size of its largest chunk.
     """
 
     name: str
@@ -61,6 +61,8 @@ class Source:
     moments: Callable[..., xr.Dataset]
     run: Run | None = None
     named: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    samples: int = 0
+    chunk_bytes: int = 0
 
 
 def sources(data: Data, *, layer: str, split: str = "test") -> list[Source]:
@@ -104,12 +106,11 @@ def last_epoch(data: Data) -> Data:
 
 
 def _from_run(run: Run, layer: str, split: str) -> Source:
-    shape = run.array(f"{split}/{layer}/{schema.ACTIVATIONS}").shape
     return Source(
         name=run.name,
         coords=run.coords(),
         epochs=run.epochs,
-        width=int(shape[2]),
+        width=run.shape(split, layer)[1],
         # kept, so that all kernels of an answer read the moments of an epoch in one task
         moments=functools.cache(functools.partial(_run_moments, run, layer)),
         run=run,
@@ -118,24 +119,37 @@ def _from_run(run: Run, layer: str, split: str) -> Source:
 
 def _run_moments(run: Run, layer: str, split: str, *, cache: bool | None = None) -> xr.Dataset:
     run.check(split, layer)
-    _, samples, width = run.array(f"{split}/{layer}/{schema.ACTIVATIONS}").shape
-    _check_samples(int(samples), f"split {split!r} of run {run.name!r}")
+    samples, width = run.shape(split, layer)
+    _check_samples(samples, f"split {split!r} of run {run.name!r}")
     leaf = Leaf(run.path, run.name, split, layer, str(run.attrs.get("created", "")))
-    use_cache = worthwhile(int(samples), int(width)) if cache is None else cache
-    sizes = {schema.NEURON: int(width), schema.OTHER_NEURON: int(width)}
+    worth = run.keeps_moments or worthwhile(samples, width)
+    use_cache = worth if cache is None else cache
+    sizes = {schema.NEURON: width, schema.OTHER_NEURON: width}
 
-    def load(_epoch: int, slot: Array) -> tuple[Array | int, ...]:
-        found = load_moments(leaf, int(slot), cache=use_cache)
-        return found.count, found.mean, found.comoment
-
+    load = Loading(leaf, use_cache, run.block_bytes or BLOCK_BYTES)
     return over_epochs(
         load,
         [xr.DataArray(run.slots, dims=schema.EPOCH)],
         _MOMENTS,
         epochs=run.epochs,
         sizes=sizes,
-        token=dask_token(leaf, run.attrs.get("revised"), run.slots.tolist(), use_cache),
+        token=dask_token(load, run.attrs.get("revised"), run.slots.tolist()),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Loading:
+    """The task that reads the moments of an epoch from the cache, or computes them."""
+
+    leaf: Leaf
+    cache: bool
+    block_bytes: int
+
+    def __call__(self, _epoch: int, slot: Array) -> tuple[Any, ...]:
+        """Return count, mean and co-moment of the epoch in a slot."""
+        return _parts(
+            load_moments(self.leaf, int(slot), cache=self.cache, block_bytes=self.block_bytes)
+        )
 
 
 def _from_dataset(data: xr.Dataset) -> Source:
@@ -158,6 +172,7 @@ def _from_dataset(data: xr.Dataset) -> Source:
     x = x.transpose(schema.EPOCH, schema.SAMPLE, schema.NEURON)
     _check_samples(x.sizes[schema.SAMPLE], "the dataset")
     width = x.sizes[schema.NEURON]
+    chunked = x.chunk({schema.EPOCH: 1, schema.NEURON: -1})
     known = {k: v for k, v in data.attrs.items() if k not in ("run", "split", "layer")}
     scalars = {k: v for k, v in known.items() if isinstance(v, int | float | bool) or k == "model"}
     return Source(
@@ -165,74 +180,45 @@ def _from_dataset(data: xr.Dataset) -> Source:
         coords={"seed": 0, **scalars, "width": width},
         epochs=x[schema.EPOCH].values,
         width=width,
-        moments=functools.partial(_dataset_moments, x.drop_vars(set(x.coords) - {schema.EPOCH})),
+        moments=functools.cache(functools.partial(_dataset_moments, chunked)),
         named={key: str(data.attrs[key]) for key in ("split", "layer") if key in data.attrs},
+        samples=x.sizes[schema.SAMPLE],
+        chunk_bytes=max(chunked.chunksizes[schema.SAMPLE]) * width * x.dtype.itemsize,
     )
 
 
 def _dataset_moments(x: xr.DataArray, split: str = "", *, cache: bool | None = None) -> xr.Dataset:
     """Moments of each block of samples, merged pair by pair; no more than two blocks meet."""
-    x = x.chunk({schema.EPOCH: 1, schema.NEURON: -1})
-    assert x.chunks is not None
-    edges = np.cumsum([0, *x.chunks[x.get_axis_num(schema.SAMPLE)]])
-    parts = [
-        xr.apply_ufunc(
-            _block_moments,
-            x.isel({schema.SAMPLE: slice(start, stop)}),
-            input_core_dims=[[schema.SAMPLE, schema.NEURON]],
-            output_core_dims=_MOMENT_DIMS,
-            dask="parallelized",
-            output_dtypes=["int64", "float64", "float64"],
-            dask_gufunc_kwargs={"output_sizes": {schema.OTHER_NEURON: x.sizes[schema.NEURON]}},
-        )
-        for start, stop in itertools.pairwise(edges)
-    ]
+    width = x.sizes[schema.NEURON]
+    over = functools.partial(
+        over_epochs,
+        outputs=_MOMENTS,
+        epochs=x[schema.EPOCH].values,
+        sizes={schema.NEURON: width, schema.OTHER_NEURON: width},
+    )
+    edges = np.cumsum([0, *x.chunksizes[schema.SAMPLE]])
+    blocks = [x.isel({schema.SAMPLE: slice(*pair)}) for pair in itertools.pairwise(edges)]
+    parts = [over(_block_moments, [block]) for block in blocks]
     while len(parts) > 1:
-        pairs = [_merged(a, b) for a, b in zip(parts[::2], parts[1::2], strict=False)]
+        pairs = [
+            over(_merged, [*a.data_vars.values(), *b.data_vars.values()])
+            for a, b in zip(parts[::2], parts[1::2], strict=False)
+        ]
         parts = pairs + parts[len(parts) - len(parts) % 2 :]
-    return _as_moments(parts[0])
+    return parts[0]
 
 
-def _block_moments(x: Array) -> tuple[Array, Array, Array]:
-    with single_threaded():
-        return _stacked([kernel.moments(one) for one in x])
+def _block_moments(_epoch: int, x: Array) -> tuple[Any, ...]:
+    return _parts(kernel.moments(x))
 
 
-def _merged(a: tuple[xr.DataArray, ...], b: tuple[xr.DataArray, ...]) -> tuple[xr.DataArray, ...]:
-    def merge(*arrays: Array) -> tuple[Array, Array, Array]:
-        pairs = zip(*arrays, strict=True)
-        return _stacked(
-            [kernel.merge(kernel.Moments(*p[:3]), kernel.Moments(*p[3:])) for p in pairs]
-        )
-
-    merged: tuple[xr.DataArray, ...] = xr.apply_ufunc(
-        merge,
-        *a,
-        *b,
-        input_core_dims=_MOMENT_DIMS * 2,
-        output_core_dims=_MOMENT_DIMS,
-        dask="parallelized",
-        output_dtypes=["int64", "float64", "float64"],
-    )
-    return merged
+def _merged(_epoch: int, *six: Array) -> tuple[Any, ...]:
+    a, b = kernel.Moments(int(six[0]), *six[1:3]), kernel.Moments(int(six[3]), *six[4:])
+    return _parts(kernel.merge(a, b))
 
 
-def _stacked(found: list[kernel.Moments]) -> tuple[Array, Array, Array]:
-    if len(found) == 1:  # the usual case, without a copy
-        one = found[0]
-        return np.asarray([one.count]), one.mean[None], one.comoment[None]
-    return (
-        np.asarray([m.count for m in found]),
-        np.stack([m.mean for m in found]),
-        np.stack([m.comoment for m in found]),
-    )
-
-
-def _as_moments(arrays: tuple[xr.DataArray, ...]) -> xr.Dataset:
-    names = (schema.COUNT, schema.MEAN, schema.COMOMENT)
-    return xr.Dataset(
-        {n: a.assign_attrs(schema.describe(n)) for n, a in zip(names, arrays, strict=True)}
-    )
+def _parts(moments: kernel.Moments) -> tuple[Any, ...]:
+    return moments.count, moments.mean, moments.comoment
 
 
 def _check_samples(samples: int, what: str) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -112,7 +114,12 @@ class Run:
     @property
     def keeps_samples(self) -> bool:
         """Whether activations were stored, and not their moments only."""
-        return self.attrs.get("keep") != schema.MOMENTS
+        return schema.ACTIVATIONS in schema.kept(self.attrs)
+
+    @property
+    def keeps_moments(self) -> bool:
+        """Whether moments were stored while recording."""
+        return schema.MOMENTS in schema.kept(self.attrs)
 
     def shape(self, split: str, layer: str) -> tuple[int, int]:
         """Return the number of samples and of neurons of a layer."""
@@ -299,7 +306,7 @@ class Run:
         # Written out: slicing a dask array by place takes a millisecond an epoch.
         tasks: dict[Any, Any] = {
             (name, e, b, *(0 for _ in rest)): (
-                functools.partial(_read, committed, slot, start, start + rows),
+                EpochRead(self.name, committed, slot, start, min(start + rows, first)),
             )
             for e, slot in enumerate(self.slots.tolist())
             for b, start in enumerate(starts)
@@ -315,8 +322,30 @@ class Run:
         return tuple(names), lazy
 
 
-def _read(array: Committed, slot: int, start: int, stop: int) -> Array:
-    return array[slot : slot + 1, start:stop]
+@dataclasses.dataclass(frozen=True)
+class EpochRead:
+    """The task that reads a block of an epoch."""
+
+    run: str
+    array: Committed
+    slot: int
+    start: int
+    stop: int
+
+    def __call__(self) -> Array:
+        """Return the values ``(1, …)``."""
+        return self.array[self.slot : self.slot + 1, self.start : self.stop]
+
+    @property
+    def name(self) -> str:
+        """Name of the array that is read."""
+        return self.array.array.basename
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values."""
+        inner = math.prod(self.array.shape[2:])
+        return (self.stop - self.start) * inner * int(self.array.dtype.itemsize)
 
 
 def dask_token(*parts: Any) -> str:

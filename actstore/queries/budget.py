@@ -1,0 +1,200 @@
+"""How much memory a query takes, and how to stay within a bound: fewer workers, smaller blocks."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from actstore import schema
+from actstore.errors import InvalidParameterError
+from actstore.queries.sources import Data, Source
+from actstore.storage.cache import BLOCK_BYTES
+from actstore.storage.catalogue import Catalogue
+
+_UNITS = {"": 1, "B": 1}
+_UNITS.update({f"{p}B": 1000**k for k, p in enumerate("KMGT", 1)})
+_UNITS.update({f"{p}iB": 1024**k for k, p in enumerate("KMGT", 1)})
+
+#: a block of samples takes this many times its size: as stored, decoded, and put together
+READ_COPIES = 3
+#: float64 matrices (neuron, neuron) that a worker holds at most, measured with tracemalloc
+MATRICES = {"noise": 10, "clones": 10}
+MATRICES_ELSE = 6
+#: what the kernels that look at samples hold beside them, in blocks of a few thousand samples
+SAMPLE_WORK = 2**25
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """How a query is run: workers, samples at once, and the memory that this takes.
+
+    Attributes
+    ----------
+    workers : int
+        Threads, or processes.
+    block_bytes : int
+        Most bytes of activations that a task reads.
+    epoch_bytes : int
+        Bytes of the largest epoch.
+    program_bytes : int
+        What the program takes before it computes anything.
+    result_bytes : int
+        What the answer takes.
+    worker_bytes : int
+        What each worker takes: its block of samples and its (neuron, neuron) matrices.
+    """
+
+    workers: int
+    block_bytes: int
+    epoch_bytes: int
+    program_bytes: int
+    result_bytes: int
+    worker_bytes: int
+
+    @property
+    def peak_memory(self) -> int:
+        """Program + answer + workers, in bytes."""
+        return self.program_bytes + self.result_bytes + self.workers * self.worker_bytes
+
+
+def budget(
+    query: str,
+    found: Sequence[Source],
+    *,
+    layer: str = schema.DEFAULT_LAYER,
+    memory: int | str | None = None,
+    workers: int | None = None,
+    processes: bool = False,
+    result_bytes: int = 0,
+) -> Budget:
+    r"""Choose workers and blocks of samples so that a query stays within ``memory``.
+
+    The peak is that of the program as it is now, the answer, and each worker's
+    :math:`3 \, b + k W^2 \cdot 8` bytes: a block b of activations (as stored, decoded, and put
+    together), and k matrices of the widest layer in float64.
+
+    Parameters
+    ----------
+    query : str
+    found : sequence of Source
+    layer : str
+    memory : int or str, optional
+        Bytes, or text such as ``"2GiB"``; None is no bound.
+    workers : int, optional
+        Exactly this many; by default as many as there are cores, or fewer if they do not fit.
+    processes : bool
+        Whether the workers are processes, each of which loads the program.
+    result_bytes : int
+        Size of the answer.
+
+    Raises
+    ------
+    InvalidParameterError
+        If not even one worker with the smallest block fits.
+    """
+    width = max(source.width for source in found)
+    matrices = MATRICES.get(query, MATRICES_ELSE) * width**2 * 8
+    fixed = matrices + min(1024 * width, 2**22) * 8 + SAMPLE_WORK
+    least, whole = _block_range(found, layer)
+    program = resident_bytes()
+    most = workers or os.cpu_count() or 1
+    if memory is None:
+        block = min(whole, max(least, BLOCK_BYTES))
+        each = fixed + READ_COPIES * block + processes * program
+        return Budget(most, block, whole, program, result_bytes, each)
+    limit = parse_bytes(memory)
+    for count in range(most, 0 if workers is None else most - 1, -1):
+        room = (limit - program - result_bytes) // count - fixed - processes * program
+        if room >= READ_COPIES * least:
+            block = min(whole, BLOCK_BYTES, room // READ_COPIES)
+            each = fixed + READ_COPIES * block + processes * program
+            return Budget(count, block, whole, program, result_bytes, each)
+    count = workers or 1
+    each = fixed + READ_COPIES * least + processes * program
+    needed = program + result_bytes + count * each
+    raise InvalidParameterError(
+        f"memory {show_bytes(limit)} was asked for, and {query} at width {width} needs "
+        f"{show_bytes(needed)} with {count} {'worker' if count == 1 else 'workers'} "
+        f"({show_bytes(program)} the program, {show_bytes(result_bytes)} the answer, "
+        f"{show_bytes(each)} a worker); allow that much, or select narrower runs"
+    )
+
+
+def in_blocks(data: Data, block_bytes: int) -> Data:
+    """Return the data with activations of runs read in blocks of samples of about this size."""
+    if isinstance(data, Catalogue):
+        return data.narrow(lambda run: run.in_blocks(block_bytes))
+    return data  # the chunks of a dataset are its owner's choice
+
+
+def parse_bytes(text: int | str) -> int:
+    """Return a number of bytes.
+
+    Raises
+    ------
+    InvalidParameterError
+        If the text is not a number above 0 with a unit of B, KB … TB, KiB … TiB, or none.
+
+    Examples
+    --------
+    >>> parse_bytes("2GiB"), parse_bytes("1.5 MB"), parse_bytes(4096)
+    (2147483648, 1500000, 4096)
+    """
+    units = {unit.lower(): size for unit, size in _UNITS.items()}
+    match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([a-z]*)\s*", str(text).lower())
+    value = float(match[1]) * units.get(match[2], 0) if match else 0.0
+    if value < 1:
+        raise InvalidParameterError(
+            f"memory {text!r} was asked for; give a size above 0 as 500MB, 512MiB or 2GiB"
+        )
+    return int(value)
+
+
+def show_bytes(number: float) -> str:
+    """Return a number of bytes as a person reads it.
+
+    Examples
+    --------
+    >>> show_bytes(3 * 2**20), show_bytes(2**31)
+    ('3 MiB', '2 GiB')
+    """
+    for power, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if number >= 1024**power:
+            return f"{number / 1024**power:.3g} {unit}"
+    return f"{number:.0f} B"
+
+
+def resident_bytes() -> int:
+    """Return the most memory that this process has held until now, 0 where it is not known."""
+    try:
+        # ru_maxrss of a process that was forked begins at its parent's; VmHWM is its own
+        with open("/proc/self/status", encoding="ascii") as status:
+            fields: Mapping[str, Any] = dict(line.split(":", 1) for line in status)
+        return int(fields["VmHWM"].split()[0]) * 1024
+    except (OSError, KeyError):
+        pass
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)
+
+
+def _block_range(found: Sequence[Source], layer: str) -> tuple[int, int]:
+    """Return bytes of the smallest block that is worth reading, and of the largest epoch."""
+    least, whole = 1, 1
+    for source in found:
+        run = source.run
+        for split in run.splits if run else ():
+            if run and run.keeps_samples and layer in run.layers(split):
+                array = run.array(f"{split}/{layer}/{schema.ACTIVATIONS}")
+                row = 4 * array.shape[2]
+                least = max(least, row * min(array.chunks[1], array.shape[1]))
+                whole = max(whole, row * array.shape[1])
+        least, whole = max(least, source.chunk_bytes), max(whole, source.chunk_bytes)
+    return least, whole
