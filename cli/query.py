@@ -136,7 +136,11 @@ def _footer(question: str, answer: Any) -> str:
         for threshold in answer["threshold"].values:
             one = answer.sel(setting=setting, threshold=threshold)
             lines.append(f"{setting}, R² ≥ {threshold:g}: {_growth(one)}")
-    lines += [_decay(answer.sel(setting=setting)) for setting in answer["setting"].values]
+    logged = answer["gamma_window_low"].notnull()
+    lines += [
+        _decay(answer.sel(setting=setting), answer.attrs["split"])
+        for setting in answer["setting"].values[logged.values]
+    ]
     return "\n\n" + "\n".join(lines) + _criterion(answer)
 
 
@@ -156,13 +160,13 @@ def _growth(one: Any) -> str:
     return text + (f"; critical width {bend:.3g}" if bend == bend else "")
 
 
-def _decay(one: Any) -> str:
+def _decay(one: Any, split: str) -> str:
     gamma, low, high = (float(one[f"gamma{end}"]) for end in ("", "_low", "_high"))
     known = "" if gamma == gamma else " cannot be told"
     law = f" ~ width^-{gamma:.2f} ({low:.2f}…{high:.2f})" if gamma == gamma else ""
     window = f"{float(one['gamma_window_low']):g}…{float(one['gamma_window_high']):g}"
     inf = f", error_inf {float(one['error_inf']):.4g}" if gamma == gamma else ""
-    return f"{one['setting'].item()}, test error - error_inf{known}{law} over {window}{inf}"
+    return f"{one['setting'].item()}, {split} error - error_inf{known}{law} over {window}{inf}"
 
 
 def _criterion(answer: Any) -> str:

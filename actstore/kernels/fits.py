@@ -209,7 +209,8 @@ def decay_law(
 
     gamma, low, high = profile(lambda g: solve(g)[0], _EXPONENTS, n - (2 if given else 3), level)
     _, floor, height = solve(np.array([gamma]))
-    if not height[0] > 0:
+    # above a given floor a flat or rising error fits best at the smallest exponent there is
+    if not (height[0] > 0 and gamma > 1.001 * _EXPONENTS[0]):
         return nothing
     return DecayLaw(
         gamma=gamma,
