@@ -157,8 +157,8 @@ def test_the_excess_is_the_measured_mean_over_subsets_by_the_null(
 @pytest.mark.parametrize("rule", ["gap", "bic", 5])
 def test_without_signals_the_null_is_the_floor(rule: Any) -> None:
     x = np.random.default_rng(0).normal(size=(SAMPLES, 24))
-    found = queries.noise(dataset(x), subset_size=[1, 12], factors=rule).isel(run=0, epoch=0)
-    found = found.compute()
+    found = queries.noise(dataset(x), subset_size=[1, 12], factors=rule, repeats=200)
+    found = found.isel(run=0, epoch=0).compute()
     assert int(found.n_factors) == 0
     np.testing.assert_allclose(found.null, found.sampling_floor, rtol=0.02)
     assert set(found.verdict.values) == {INDEPENDENT}
