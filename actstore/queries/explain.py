@@ -246,9 +246,7 @@ class _Reading:
             self.cached += int(held.sum())
             run = by_name[load.leaf.run].run
             assert run is not None
-            _, samples, width = run.array(
-                f"{load.leaf.split}/{load.leaf.layer}/{schema.ACTIVATIONS}"
-            ).shape
+            samples, width = run.shape(load.leaf.split, load.leaf.layer)
             self.bytes += int((~held).sum()) * samples * width * 4
             self.flops += float((~held).sum()) * samples * width**2
             seen |= {(load.leaf.run, slot) for slot in each}
@@ -289,7 +287,7 @@ def _flops(query: str, found: Sequence[Source], reading: _Reading, given: dict[s
             splits = given.get("splits", ("train", "test")) if query == "error" else ("test",)
             outputs = source.run.array(f"{schema.READOUT}/{schema.BIAS}").shape[-1]
             for split in [splits] if isinstance(splits, str) else splits:
-                samples = source.run.array(f"{split}/{schema.LABEL}").shape[0]
+                samples, _ = source.run.shape(split, given.get("layer", schema.DEFAULT_LAYER))
                 times = 4 * subsets if query == "error" else 2
                 each += float(times * samples * outputs) * w
         total += epochs * each

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -20,9 +21,9 @@ from actstore.kernels.partition import (
     random_partition,
 )
 from actstore.queries.apply import Layer, per_epoch
-from actstore.queries.blas import single_threaded
 from actstore.queries.graph import Output, over_epochs
 from actstore.queries.parameters import check_positive
+from actstore.queries.refit import sample_blocks
 from actstore.queries.sources import Source
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -134,45 +135,56 @@ def partitioned(
 def clone_errors(source: Source, layer: str, label: xr.DataArray, room: int) -> xr.Dataset:
     """Return ``clone_error_<split> (epoch, threshold, clone)``: no refit, no rescaling.
 
-    Empty for a source without readout.
+    Empty for a source without readout or without samples.
     """
     run = source.run
-    if run is None or not run.has_readout:
+    if run is None or not (run.has_readout and run.keeps_samples):
         return xr.Dataset()
     readout = run.readout()
     parts = label.drop_attrs().rename({schema.NEURON: "part_of"})
 
     def kernel(_: int, labels: Array, x: Array, y: Array, weight: Array, bias: Array) -> Any:
-        errors = np.full((len(labels), room), np.nan)
-        with single_threaded():
-            for t, row in enumerate(labels):
-                for part in range(min(room, int(row.max()) + 1)):
-                    chosen = row == part
-                    logits = x[:, chosen] @ weight[:, chosen].T.astype(x.dtype) + bias
-                    errors[t, part] = (logits.argmax(1) != y).mean()
-        return (errors,)
+        wrong = np.full((len(labels), room), np.nan)
+        for t, row in enumerate(labels):
+            for part in range(min(room, int(row.max()) + 1)):
+                chosen = row == part
+                logits = x[:, chosen] @ weight[:, chosen].T.astype(x.dtype) + bias
+                wrong[t, part] = (logits.argmax(1) != y).sum()
+        return (wrong,)
 
     found = {}
     for split in run.splits:
         if layer not in run.layers(split):
             continue
         recorded = run.dataset(split, layer)
+        samples = recorded.sizes[schema.SAMPLE]
         name = f"clone_error_{split}"
         output = Output((THRESHOLD, CLONE), f"error of the part on {split}, trained readout")
-        found[name] = over_epochs(
-            kernel,
-            [
-                parts,
-                recorded[schema.ACTIVATIONS],
-                recorded[schema.LABEL],
-                readout[schema.WEIGHT],
-                readout[schema.BIAS],
-            ],
-            {name: output},
+        over = functools.partial(
+            over_epochs,
+            outputs={name: output},
             epochs=source.epochs,
             sizes={THRESHOLD: label.sizes[THRESHOLD], CLONE: room},
-        )[name]
+        )
+        counted = [
+            over(
+                kernel,
+                [
+                    parts,
+                    block[schema.ACTIVATIONS],
+                    block[schema.LABEL],
+                    *readout.data_vars.values(),
+                ],
+            )[name]
+            for block in sample_blocks(recorded)
+        ]
+        share = functools.partial(_share, samples)
+        found[name] = over(share, counted)[name]
     return xr.Dataset(found)
+
+
+def _share(samples: int, _epoch: int, *counts: Array) -> tuple[Array]:
+    return (np.sum(counts, axis=0) / samples,)
 
 
 def _padded(values: Array, room: int) -> Array:
