@@ -13,7 +13,16 @@ import click
 if TYPE_CHECKING:
     from actstore.training import RunPlan
 
-RECIPES = ("digits",)  # named here so that --help need not import torch
+RECIPES = (  # named here so that --help need not import torch
+    "digits",
+    "fashion-mnist",
+    "cifar10-wrn28",
+    "cifar10-wrn16",
+    "cifar100-wrn28",
+    "cifar10-densenet40",
+    "pmnist-fc",
+    "imagenet-resnet50",
+)
 
 
 def _numbers(ctx: click.Context, option: click.Parameter, given: Sequence[str]) -> list[int]:
@@ -62,7 +71,12 @@ def parse_value(text: str) -> int | float | bool | str:
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.argument("store", type=click.Path())
-@click.option("--recipe", type=click.Choice(RECIPES), help="A built-in model, data and settings.")
+@click.option(
+    "--recipe",
+    type=click.Choice(RECIPES),
+    metavar="NAME",
+    help=f"A built-in model, data and settings: {', '.join(RECIPES)}.",
+)
 @click.option(
     "--model", metavar="MOD:FUNC", help="A function of your own, from the width to an nn.Module."
 )
@@ -102,9 +116,41 @@ def parse_value(text: str) -> int | float | bool | str:
     help="Epochs to record: every:N, geometric, paper, 0,1,5, zero_train_error, joined by commas; "
     "the last always is.  [default: the recipe's, or paper]",
 )
+@click.option(
+    "--until",
+    metavar="zero-error[:K]",
+    help="End a training K epochs after its first epoch without train errors.",
+)
+@click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False),
+    help="Folder of the data sets, in torchvision's layout.  [default: data]",
+)
+@click.option("--download", is_flag=True, help="Download a data set that is missing.")
 @click.option("--resume", is_flag=True, help="Skip complete runs and continue interrupted ones.")
 @click.option("--overwrite", is_flag=True, help="Train anew what the store already holds.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Runs to train at the same time, on all GPUs in turn or a share of the cores.",
+)
+@click.option(
+    "--amp", is_flag=True, help="Train in half precision; what is recorded stays in single."
+)
+@click.option("--compile", "compiled", is_flag=True, help="Train through torch.compile.")
+@click.option(
+    "--explain", is_flag=True, help="Say what would be trained and recorded, and stop there."
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(("text", "json")),
+    default="text",
+    show_default=True,
+    help="Progress as bars or lines, or as one JSON object a line.",
+)
 @click.option("--quiet", is_flag=True, help="No progress.")
 def command(
     store: str,
@@ -116,9 +162,17 @@ def command(
     values: dict[str, list[Any]],
     epochs: int | None,
     schedule: str | None,
+    until: str | None,
+    data_dir: str | None,
+    download: bool,
     resume: bool,
     overwrite: bool,
     device: str,
+    jobs: int,
+    amp: bool,
+    compiled: bool,
+    explain: bool,
+    log_format: str,
     quiet: bool,
 ) -> None:
     """Train a sweep of widths, seeds and settings, and record it into STORE.
@@ -128,6 +182,7 @@ def command(
     \b
     actstore record digits.zarr --recipe digits
     actstore record digits.zarr --recipe digits --width 64,128 --set weight_decay=0 --set weight_decay=0.005
+    actstore record fashion.zarr --recipe fashion-mnist --set model=wrn --jobs 2 --until zero-error:20
     actstore record mine.zarr --model nets:mlp --data sets:load --width 64 --width 256 --seed 0,1,2
     actstore record mine.zarr --model nets:mlp --data sets:load --width 64 --epochs 200 --schedule 0,every:10
     """  # noqa: E501 - an example that is broken cannot be copied
@@ -146,10 +201,20 @@ def command(
         assert data is not None
         chosen = own_recipe(model, data)
     plans = plan_sweep(
-        chosen, widths=widths, seeds=seeds, values=values, epochs=epochs, schedule=schedule
-    )
+        chosen, widths=widths, seeds=seeds, values=values, epochs=epochs, schedule=schedule,
+        amp=amp, until=until,
+    )  # fmt: skip
+    if explain:
+        from .record_explain import explained
+
+        click.echo(explained(plans))
+        return
     try:
-        record_plans(store, plans, resume=resume, overwrite=overwrite, device=device, quiet=quiet)
+        record_plans(
+            store, plans, resume=resume, overwrite=overwrite, device=device, jobs=jobs,
+            compiled=compiled, data_dir=data_dir, download=download, log_format=log_format,
+            quiet=quiet,
+        )  # fmt: skip
     except KeyboardInterrupt:
         click.echo(f"\n{interrupted(store, plans)}", err=True)
         raise SystemExit(130) from None
@@ -162,6 +227,11 @@ def record_plans(
     resume: bool = False,
     overwrite: bool = False,
     device: str = "auto",
+    jobs: int = 1,
+    compiled: bool = False,
+    data_dir: str | None = None,
+    download: bool = False,
+    log_format: str = "text",
     quiet: bool = False,
 ) -> None:
     """Train and record ``plans`` with progress on stderr; ``actstore demo`` does it too."""
@@ -169,13 +239,18 @@ def record_plans(
 
     from .record_progress import shown
 
-    with shown(store, quiet=quiet) as progress:
+    with shown(store, quiet=quiet, log_format=log_format) as progress:
         record_sweep(
             store,
             plans,
             resume=resume,
             overwrite=overwrite,
             device=device,
+            jobs=jobs,
+            compiled=compiled,
+            data_dir=data_dir,
+            download=download,
+            count_clones=getattr(progress, "counts_clones", False),
             command=command_line(sys.argv),
             progress=progress,
         )

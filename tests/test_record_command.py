@@ -107,7 +107,7 @@ def test_existing_runs_need_a_word(here):
         ([], "give either --recipe, or both --model and --data"),
         (["--recipe", "digits", "--model", "own:net"], "give either --recipe"),
         (["--model", "own:net"], "both --model and --data"),
-        (["--recipe", "cifar"], "'cifar' is not 'digits'"),
+        (["--recipe", "cifar"], "'cifar' is not one of 'digits', 'fashion-mnist'"),
         (["--recipe", "digits", "--width", "8;16"], "write 8,16,32"),
         (["--recipe", "digits", "--set", "weight_decay"], "'weight_decay' is not KEY=VALUE"),
         (["--recipe", "digits", "--resume", "--overwrite"], "either --resume or --overwrite"),

@@ -17,9 +17,10 @@ from actstore.storage.catalogue import Catalogue
 from actstore.training import RECIPES, Recipe, Settings, Silent, plan_sweep, record_sweep
 from actstore.training.architectures import mlp
 from actstore.training.checkpoint import Checkpoint
-from actstore.training.datasets import Split, as_splits, digits
-from actstore.training.loop import learning_rate
+from actstore.training.datasets import digits
 from actstore.training.own import load_function, own_recipe
+from actstore.training.settings import learning_rate
+from actstore.training.splits import Split, as_splits
 
 
 def blobs(*, classes=3, shift=0.0):
@@ -63,8 +64,8 @@ class Log(Silent):
         if (plan.width, epoch) == self.stop_at:
             raise KeyboardInterrupt
 
-    def epoch_recorded(self, plan, epoch, metrics):  # noqa: D102
-        self.steps.append(("recorded", epoch))
+    def epoch_recorded(self, plan, recorded):  # noqa: D102
+        self.steps.append(("recorded", recorded.epoch))
 
 
 def contents(store):
@@ -113,7 +114,7 @@ def test_zero_written_in_two_ways_is_one_run():
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
-        ({"values": {"depth": [3]}}, r"takes 'depth'; it has batch_size, classes, dropout, epochs"),
+        ({"values": {"depth": [3]}}, r"takes 'depth'; it has amp, batch_size, classes, decay, dropout, epochs"),
         ({"values": {"weight_decay": ["big"]}}, "weight_decay is 'big'; expected a number"),
         ({"values": {"weight_decay": [-1]}}, "weight_decay is -1"),
         ({"values": {"learning_rate": [float("nan")]}}, "learning_rate is nan"),

@@ -43,8 +43,27 @@ class Checkpoint:
         """Return whether there is a training to continue."""
         return self.path.exists()
 
-    def save(self, model: nn.Module, optimizer: Optimizer, *, epoch: int, seconds: float) -> None:
-        """Replace the file by the present state, whole or not at all."""
+    def save(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        *,
+        epoch: int,
+        seconds: float,
+        interpolated: int | None = None,
+        scaler: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Replace the file by the present state, whole or not at all.
+
+        Parameters
+        ----------
+        model, optimizer, scaler
+            Whose states are kept.
+        epoch, seconds
+            Epochs and wall time of the training so far.
+        interpolated
+            First epoch without train errors, if there was one and it was looked for.
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         state = {
             "model": model.state_dict(),
@@ -52,6 +71,8 @@ class Checkpoint:
             "random": random_state(),
             "epoch": epoch,
             "seconds": seconds,
+            "interpolated": interpolated,
+            "scaler": dict(scaler or {}),
         }
         partial = self.path.with_name(self.path.name + ".partial")
         torch.save(state, partial)

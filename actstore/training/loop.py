@@ -2,162 +2,265 @@
 
 from __future__ import annotations
 
-import math
+import itertools
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
-from torch.optim import SGD
+from torch import nn
+from torch.optim import SGD, Adam, Optimizer
 
 from actstore.recording import EpochSnapshot, Recorder
 from actstore.training.checkpoint import Checkpoint
-from actstore.training.datasets import Split
-from actstore.training.recipes import Settings
+from actstore.training.clones_so_far import CloneCount
+from actstore.training.hardware import channels_last, half_precision
+from actstore.training.losses import loss_of
+from actstore.training.settings import Settings, learning_rate
+from actstore.training.splits import Split
 
 _EVALUATION_BATCH = 1000  # samples: the activations of a batch stay within a core's cache
+# Input values of a batch: 1000 images at full resolution take gigabytes in a wide convolution.
+_EVALUATION_VALUES: Final = {"cpu": 2**18, "cuda": 2**21}
 
 
-def train(
-    model: nn.Module,
-    splits: Mapping[str, Split],
-    recorder: Recorder,
-    *,
-    settings: Settings,
-    seed: int,
-    device: torch.device,
-    checkpoint: Checkpoint,
-    started: Callable[[int], None] = lambda epoch: None,
-    ended: Callable[[int], None] = lambda epoch: None,
-    recorded: Callable[[int, Mapping[str, float]], None] = lambda epoch, metrics: None,
-) -> None:
-    """Train ``model`` on the split ``train`` and record every split at the epochs that are due.
+@dataclass(frozen=True)
+class Listener:
+    """Functions that a training calls as it goes.
 
-    The state is saved before each recorded epoch is committed, and a training that finds
-    a checkpoint continues from it.
+    Parameters
+    ----------
+    started
+        With the first epoch that will be trained.
+    ended
+        With every epoch.
+    recorded
+        With every recorded epoch, its metrics, and the number of clones if it is counted.
+    """
+
+    started: Callable[[int], None] = lambda epoch: None
+    ended: Callable[[int], None] = lambda epoch: None
+    recorded: Callable[[int, Mapping[str, float], float | None], None] = (
+        lambda epoch, metrics, clones: None
+    )
+
+
+@dataclass
+class Training:
+    """A model that is trained by its settings.
 
     Parameters
     ----------
     model
         On ``device``.
     splits
-        Evaluation sets by name, on ``device`` if they are tensors.
+        By name, their tensors on ``device`` where they fit; ``train`` is trained on.
+    settings, seed
+        The order and the augmentation of the samples at an epoch are drawn from
+        (``seed``, epoch).
+    compiled
+        Whether steps go through ``torch.compile``.
+    """
+
+    model: nn.Module
+    splits: Mapping[str, Split]
+    settings: Settings
+    seed: int
+    device: torch.device
+    compiled: bool = False
+    optimizer: Optimizer = field(init=False)
+
+    def __post_init__(self) -> None:
+        fused = self.device.type in ("cpu", "cuda")  # a third less time a step for small networks
+        settings = self.settings
+        if settings.optimizer == "adam":
+            self.optimizer = Adam(
+                self.model.parameters(),
+                lr=settings.learning_rate,
+                weight_decay=settings.weight_decay,
+                fused=fused,
+            )
+        else:
+            self.optimizer = SGD(
+                self.model.parameters(),
+                lr=settings.learning_rate,
+                momentum=settings.momentum,
+                weight_decay=settings.weight_decay,
+                nesterov=settings.nesterov,
+                fused=fused,
+            )
+        half = half_precision(self.device)
+        # bfloat16 has the range of float32 and needs no scaling.
+        self.scaler = torch.amp.GradScaler(
+            self.device.type, enabled=settings.amp and half is torch.float16
+        )
+        self._precision = torch.autocast(self.device.type, dtype=half, enabled=settings.amp)
+        # The recorder's hooks see the model itself: torch.compile would leave them out.
+        self._step = torch.compile(self.model) if self.compiled else self.model
+        self._loss = loss_of(settings, training=True)
+        #: what is evaluated and recorded of each split
+        self.evaluated = {
+            name: split.first(settings.record_train) if name == "train" else split
+            for name, split in self.splits.items()
+        }
+
+    def train_epoch(self, epoch: int) -> None:
+        """Make one pass over the training set."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.settings, epoch)
+        self.model.train()
+        split = self.splits["train"]
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(split))
+        # Another stream than the order's, from the same two numbers.
+        seed = int(np.random.SeedSequence([self.seed, epoch, 1]).generate_state(1)[0])
+        batches = split.training_batches(
+            self.settings.batch_size, device=self.device, order=order, seed=seed
+        )
+        for inputs, labels in batches:
+            if len(labels) == 1:
+                continue  # batch norm has no variance over one sample; another epoch will draw it
+            with self._precision:
+                logits = self._step(channels_last(inputs))
+            loss = self._loss(logits.float(), labels)
+            self.optimizer.zero_grad()
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+
+    def evaluate(self, snapshot: EpochSnapshot) -> dict[str, float]:
+        """Watch every split; return ``<split>_loss`` and ``<split>_error``, means over samples."""
+        metrics = {}
+        loss_sum = loss_of(self.settings, training=False)
+        for name, split in self.evaluated.items():
+            loss = torch.zeros((), dtype=torch.float64, device=self.device)
+            wrong = torch.zeros((), dtype=torch.int64, device=self.device)
+            batches = split.batches(self._batch(split), device=self.device)
+            for inputs, labels in snapshot.watch(batches, name, samples=split.samples):
+                # In single precision, also where steps are in half: its 8 bits change residual
+                # correlations of a layer of low rank by 4e-4.
+                logits = self.model(channels_last(inputs))
+                loss += loss_sum(logits, labels)
+                wrong += (logits.argmax(1) != labels).sum()
+            metrics[f"{name}_loss"] = float(loss) / len(split)
+            metrics[f"{name}_error"] = int(wrong) / len(split)
+        return metrics
+
+    @torch.no_grad()
+    def has_no_errors(self) -> bool:
+        """Return whether the train error is zero; stops at the first batch with an error."""
+        self.model.eval()
+        split = self.evaluated["train"]
+        batches = split.batches(self._batch(split), device=self.device)
+        return all(bool((self.model(channels_last(x)).argmax(1) == y).all()) for x, y in batches)
+
+    def _batch(self, split: Split) -> int:
+        values = max(torch.as_tensor(split.examples[0][0]).numel(), 1)
+        fits: int = _EVALUATION_VALUES.get(self.device.type, 2**18) // values
+        return max(1, min(_EVALUATION_BATCH, fits))
+
+
+def train(
+    training: Training,
+    recorder: Recorder,
+    *,
+    checkpoint: Checkpoint,
+    listener: Listener = Listener(),
+    count_clones: bool = False,
+) -> None:
+    """Train to the end and record every split at the epochs that are due.
+
+    The state is saved before each recorded epoch is committed, and a training that finds
+    a checkpoint continues from it.
+
+    Parameters
+    ----------
+    training
+        Not begun.
     recorder
         Of the run.
-    settings, seed
-        The order of the samples at an epoch is drawn from (``seed``, epoch).
-    started, ended, recorded
-        Told the first epoch, every epoch, and every recorded epoch with its metrics.
+    checkpoint
+        Where the state is kept.
+    listener
+        Told what happens.
+    count_clones
+        Count the clones of recorded epochs for the listener.
     """
-    optimizer = SGD(
-        model.parameters(),
-        lr=settings.learning_rate,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-        nesterov=settings.nesterov,
-        fused=device.type in ("cpu", "cuda"),  # a third less time a step for small networks
-    )
-    first, before = 0, 0.0
-    if checkpoint.exists():
-        state = checkpoint.read()
-        # One that is ahead of the store is of another store that was here: begin anew.
-        if all(epoch in recorder.committed for epoch in recorder.planned if epoch < state["epoch"]):
-            checkpoint.restore(state, model, optimizer)
-            first, before = state["epoch"], state["seconds"]
+    settings = training.settings
+    first, before, interpolated = _restored(training, recorder, checkpoint)
     begin = time.monotonic()
-    started(first + 1)
-    for epoch in range(first, settings.epochs + 1):
-        rate = learning_rate(settings, epoch)
+    listener.started(first + 1)
+    for epoch in itertools.count(first):
         if epoch > first:
-            _train_epoch(model, optimizer, splits["train"], settings, epoch, seed, device, rate)
-            ended(epoch)
-        if not _due(recorder, model, splits["train"], epoch, device):
-            continue
-        with recorder.epoch(epoch) as snapshot:
-            metrics = evaluate(model, splits, snapshot, device=device)
-            snapshot.log(**metrics, learning_rate=rate)
-            # A checkpoint must not run ahead of an epoch that is still being written: killed
-            # then, the training would continue behind an epoch that nothing can record again.
-            recorder.flush()
-            checkpoint.save(
-                model, optimizer, epoch=epoch, seconds=before + time.monotonic() - begin
-            )
-        recorded(epoch, metrics)
+            training.train_epoch(epoch)
+            listener.ended(epoch)
+        event = False
+        if interpolated is None and (settings.until or recorder.schedule.at_zero_train_error):
+            event = training.has_no_errors()
+        if event:
+            interpolated = epoch
+            recorder.planned = _planned(recorder, settings, interpolated)
+        if recorder.due(epoch, train_error=0.0 if event else None):
+            count = _clone_count(training, recorder) if count_clones else None
+            with recorder.epoch(epoch) as snapshot:
+                with count or nullcontext():
+                    metrics = training.evaluate(snapshot)
+                snapshot.log(**metrics, learning_rate=learning_rate(settings, epoch))
+                # A checkpoint must not run ahead of an epoch that is still being written: killed
+                # then, the training would continue behind an epoch that nothing can record again.
+                recorder.flush()
+                checkpoint.save(
+                    training.model,
+                    training.optimizer,
+                    epoch=epoch,
+                    seconds=before + time.monotonic() - begin,
+                    interpolated=interpolated,
+                    scaler=training.scaler.state_dict(),
+                )
+            listener.recorded(epoch, metrics, None if count is None else count.value())
+        if epoch >= recorder.planned[-1]:
+            break
     recorder.update_provenance(seconds=round(before + time.monotonic() - begin, 3))
 
 
-def evaluate(
-    model: nn.Module,
-    splits: Mapping[str, Split],
-    snapshot: EpochSnapshot,
-    *,
-    device: torch.device,
-) -> dict[str, float]:
-    """Watch every split; return ``<split>_loss`` and ``<split>_error``, means over samples."""
-    metrics = {}
-    for name, split in splits.items():
-        loss, wrong = 0.0, 0
-        batches = split.batches(_EVALUATION_BATCH, device=device)
-        for inputs, labels in snapshot.watch(batches, name, samples=split.samples):
-            logits = model(inputs)
-            loss += float(cross_entropy(logits, labels, reduction="sum"))
-            wrong += int((logits.argmax(1) != labels).sum())
-        metrics[f"{name}_loss"] = loss / len(split)
-        metrics[f"{name}_error"] = wrong / len(split)
-    return metrics
+def _restored(
+    training: Training, recorder: Recorder, checkpoint: Checkpoint
+) -> tuple[int, float, int | None]:
+    """Return epoch and seconds to continue from, and the first epoch without train errors."""
+    if not checkpoint.exists():
+        return 0, 0.0, None
+    state = checkpoint.read()
+    interpolated = state["interpolated"]
+    planned = _planned(recorder, training.settings, interpolated)
+    # One that is ahead of the store is of another store that was here: begin anew.
+    if not all(epoch in recorder.committed for epoch in planned if epoch < state["epoch"]):
+        return 0, 0.0, None
+    recorder.planned = planned
+    checkpoint.restore(state, training.model, training.optimizer)
+    training.scaler.load_state_dict(state["scaler"])
+    return state["epoch"], state["seconds"], interpolated
 
 
-def learning_rate(settings: Settings, epoch: int) -> float:
-    """Return the learning rate during an epoch (from 1), and the first one's at epoch 0.
-
-    Examples
-    --------
-    >>> [round(learning_rate(Settings(epochs=4), epoch), 3) for epoch in (0, 1, 2, 3, 4)]
-    [0.1, 0.1, 0.085, 0.05, 0.015]
-    """
-    share = 0.5 * (1 + math.cos(math.pi * max(epoch - 1, 0) / settings.epochs))
-    low, high = settings.final_learning_rate, settings.learning_rate
-    return low + (high - low) * share
+def _planned(recorder: Recorder, settings: Settings, interpolated: int | None) -> tuple[int, ...]:
+    """Return the epochs to record; the last one ends the training."""
+    more = settings.epochs_after_interpolation
+    if more is None or interpolated is None or interpolated + more >= recorder.planned[-1]:
+        return recorder.planned
+    end = interpolated + more
+    return (*(epoch for epoch in recorder.planned if epoch < end), end)
 
 
-def _train_epoch(
-    model: nn.Module,
-    optimizer: SGD,
-    split: Split,
-    settings: Settings,
-    epoch: int,
-    seed: int,
-    device: torch.device,
-    rate: float,
-) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    model.train()
-    order = np.random.default_rng([seed, epoch]).permutation(len(split))
-    for inputs, labels in split.batches(settings.batch_size, device=device, order=order):
-        if len(labels) == 1:
-            continue  # batch norm has no variance over one sample; another epoch will draw it
-        loss: Tensor = cross_entropy(
-            model(inputs), labels, label_smoothing=settings.label_smoothing
-        )
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+def _clone_count(training: Training, recorder: Recorder) -> CloneCount | None:
+    name = "test" if "test" in training.evaluated else "train"
+    readout = training.model.get_submodule(recorder.readout) if recorder.readout else None
+    if readout is None or recorder.width > CloneCount.WIDEST:
+        return None
+    return CloneCount(readout, len(training.evaluated[name]), skip=_before(training, name))
 
 
-def _due(
-    recorder: Recorder, model: nn.Module, split: Split, epoch: int, device: torch.device
-) -> bool:
-    if recorder.due(epoch):
-        return True
-    # The event needs the train error, and that a pass over the split: only while it is pending.
-    return recorder.due(epoch, train_error=0.0) and _has_no_errors(model, split, device)
-
-
-@torch.no_grad()
-def _has_no_errors(model: nn.Module, split: Split, device: torch.device) -> bool:
-    model.eval()
-    batches = split.batches(_EVALUATION_BATCH, device=device)
-    return all(bool((model(x).argmax(1) == y).all()) for x, y in batches)
+def _before(training: Training, split: str) -> int:
+    """Return the samples that are evaluated before a split."""
+    names = list(training.evaluated)
+    return sum(len(training.evaluated[name]) for name in names[: names.index(split)])

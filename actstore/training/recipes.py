@@ -1,9 +1,10 @@
-"""What is trained on what, and how: the settings of a training and the built-in recipes."""
+"""A recipe: what is trained on what, and how."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -11,70 +12,12 @@ from typing import Any, Final
 from torch import nn
 
 from actstore.errors import InvalidParameterError
-from actstore.training import architectures, datasets
+from actstore.training.settings import Settings
+from actstore.training.splits import Split, as_splits
 
-
-@dataclass(frozen=True)
-class Settings:
-    """Settings of a training by stochastic gradient descent with a cosine learning rate.
-
-    Parameters
-    ----------
-    epochs
-        Passes over the training set.
-    batch_size
-        Samples a step.
-    learning_rate, final_learning_rate
-        At the first epoch, and after the last; in between ½(1 + cos) of the difference.
-    momentum, nesterov
-        Of the descent.
-    weight_decay
-        On all parameters.
-    label_smoothing
-        Share of a label that is spread over all classes.
-
-    Raises
-    ------
-    InvalidParameterError
-        If a value is out of its range.
-    """
-
-    epochs: int = 100
-    batch_size: int = 128
-    learning_rate: float = 0.1
-    final_learning_rate: float = 0.0
-    momentum: float = 0.9
-    nesterov: bool = False
-    weight_decay: float = 0.0
-    label_smoothing: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name, low, high in (
-            ("epochs", 1, None),
-            ("batch_size", 2, None),
-            ("learning_rate", 0, None),
-            ("final_learning_rate", 0, None),
-            ("momentum", 0, 1),
-            ("nesterov", 0, 1),
-            ("weight_decay", 0, None),
-            ("label_smoothing", 0, 1),
-        ):
-            value = getattr(self, name)
-            whole = name in ("epochs", "batch_size")
-            kinds = int if whole else (int, float)
-            if (
-                not isinstance(value, kinds)
-                or not value >= low
-                or (high is not None and value > high)
-            ):
-                number = "a whole number" if whole else "a number"
-                span = f"of {low} or more" if high is None else f"from {low} to {high}"
-                raise InvalidParameterError(f"{name} is {value!r}; expected {number} {span}")
-            if not whole and name != "nesterov":
-                # 0 and 0.0 are one setting, and must be one in the name of the run.
-                object.__setattr__(self, name, float(value))
-        if self.nesterov and self.momentum == 0:
-            raise InvalidParameterError("nesterov is set and momentum is 0; give a momentum")
+#: keywords that say where data are, on which no result depends: no setting of a run
+_WHERE: Final = ("data_dir", "download")
+_VARIANT: Final = "model"
 
 
 @dataclass(frozen=True)
@@ -91,42 +34,56 @@ class Recipe:
         Called as ``data(**keywords)``; gives the splits, of which ``train`` is trained on.
     settings, widths, schedule
         Defaults of a sweep.
+    readout
+        Dotted name of the model's readout, where it is not its last ``nn.Linear``.
     threads
         Threads for one training on a CPU; nothing is changed when it is None.
     model_keywords, data_keywords
         Keywords of the two functions.
+    variants
+        Other recipes under the same name, chosen by the value ``model``.
+    variant
+        Which of them this one is.
     """
 
     name: str
     model: Callable[..., nn.Module]
     data: Callable[..., Any]
-    settings: Settings = Settings()
+    settings: Settings = field(default_factory=Settings)
     widths: tuple[int, ...] = ()
     schedule: str = "paper"
+    readout: str | None = None
     threads: int | None = None
     model_keywords: Mapping[str, Any] = field(default_factory=dict)
     data_keywords: Mapping[str, Any] = field(default_factory=dict)
+    variants: Mapping[str, Recipe] = field(default_factory=dict)
+    variant: str = ""
 
     def set(self, values: Mapping[str, Any]) -> Recipe:
         """Return the recipe with values given to whatever takes them.
 
         A key goes to the settings, or else to the model and the data functions whose
-        signatures have it.
+        signatures have it; ``model`` chooses among the variants, where there are some.
 
         Raises
         ------
         InvalidParameterError
             If nothing takes a key; the message lists the keys that exist.
         """
+        if self.variants and _VARIANT in values:
+            rest = {key: value for key, value in values.items() if key != _VARIANT}
+            return self._of_variant(values[_VARIANT]).set(rest)
         known = {f.name for f in dataclasses.fields(Settings)}
         model, data = _keywords(self.model, skip=1), _keywords(self.data)
         settings = {key: value for key, value in values.items() if key in known}
         rest = {key: value for key, value in values.items() if key not in known}
         for key in rest:
-            if not any(takes is None or key in takes for takes in (model, data)):
-                listed = sorted(known | (model or set()) | (data or set()))
+            taken = any(takes is None or key in takes for takes in (model, data))
+            if not taken or key in _WHERE:
+                listed = known.union(model or (), data or (), self._own_keys())
                 raise InvalidParameterError(
-                    f"nothing in {self.name!r} takes {key!r}; it has {', '.join(listed)}"
+                    f"nothing in {self.name!r} takes {key!r}; it has "
+                    f"{', '.join(sorted(listed - set(_WHERE)))}"
                 )
         return dataclasses.replace(
             self,
@@ -135,15 +92,53 @@ class Recipe:
             data_keywords={**self.data_keywords, **_taken(rest, data)},
         )
 
-    def splits(self) -> dict[str, datasets.Split]:
+    def at(self, width: int) -> Recipe:
+        """Return the recipe with the learning rate that it has at a width."""
+        cap = self.settings.learning_rate_by_width * width**-1.5
+        if not 0 < cap < self.settings.learning_rate:
+            return self
+        settings = dataclasses.replace(self.settings, learning_rate=cap)
+        return dataclasses.replace(self, settings=settings)
+
+    def splits(
+        self, *, data_dir: str | os.PathLike[str] | None = None, download: bool = False
+    ) -> dict[str, Split]:
         """Return the data, as splits.
+
+        Parameters
+        ----------
+        data_dir, download
+            Where data sets lie, and whether to fetch one that is missing; given to a data
+            function that takes them.
 
         Raises
         ------
         InvalidParameterError
-            If the data function gives something that is not labelled examples.
+            If the data function gives something that is not labelled examples, or
+            ``data_dir`` is given and it takes none.
+        DatasetNotFoundError
+            If a data set is not there.
         """
-        return datasets.as_splits(self.data(**self.data_keywords), source=f"data of {self.name!r}")
+        takes = _keywords(self.data) or set()
+        given = {"data_dir": data_dir, "download": download}
+        for key, value in given.items():
+            if value and key not in takes:
+                raise InvalidParameterError(
+                    f"{key} was given, and the data of {self.name!r} take no {key}; leave it out"
+                )
+        where = {key: value for key, value in given.items() if key in takes and value}
+        found = as_splits(self.data(**self.data_keywords, **where), source=f"data of {self.name!r}")
+        return {**found, "train": found["train"].with_label_noise(self.settings.label_noise)}
+
+    def _of_variant(self, name: Any) -> Recipe:
+        if name not in self.variants:
+            raise InvalidParameterError(
+                f"{self.name!r} has no model {name!r}; it has {', '.join(self.variants)}"
+            )
+        return self.variants[name]
+
+    def _own_keys(self) -> tuple[str, ...]:
+        return (_VARIANT,) if self.variants else ()
 
 
 def _keywords(function: Callable[..., Any], *, skip: int = 0) -> set[str] | None:
@@ -160,21 +155,3 @@ def _keywords(function: Callable[..., Any], *, skip: int = 0) -> set[str] | None
 
 def _taken(values: Mapping[str, Any], keywords: set[str] | None) -> dict[str, Any]:
     return {key: value for key, value in values.items() if keywords is None or key in keywords}
-
-
-RECIPES: Final = {
-    recipe.name: recipe
-    for recipe in (
-        Recipe(
-            name="digits",
-            model=architectures.mlp,
-            data=datasets.digits,
-            settings=Settings(batch_size=50, weight_decay=0.005),
-            widths=(8, 16, 32, 64, 128, 256, 512),
-            schedule="0,paper",
-            # Steps of a millisecond: a second thread gains 20 % on an idle machine, and on a
-            # busy one the two wait for each other up to a hundred times as long.
-            threads=1,
-        ),
-    )
-}

@@ -1,132 +1,23 @@
-"""The product of widths, seeds and settings, trained one after another into a store."""
+"""A sweep: its runs trained one after another, or several at a time, into a store."""
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from actstore import schema
 from actstore.errors import InvalidParameterError, RunExistsError, StoreNotFoundError
-from actstore.recording import Recorder, Schedule, estimate_bytes
-from actstore.recording.state import same_random_state
 from actstore.storage.catalogue import Catalogue
 from actstore.storage.location import StorePath
 from actstore.training.checkpoint import Checkpoint
-from actstore.training.datasets import Split
-from actstore.training.loop import train
+from actstore.training.hardware import available_cores, devices_for, find_device
+from actstore.training.parallel import record_in_parallel
+from actstore.training.plan import RunPlan
 from actstore.training.progress import Progress, Silent
 from actstore.training.provenance import provenance
-from actstore.training.recipes import Recipe
-
-
-@dataclass(frozen=True)
-class RunPlan:
-    """One training of a sweep.
-
-    Parameters
-    ----------
-    recipe
-        With the values of this run set.
-    width, seed
-        Of the run.
-    hyper_parameters
-        Settings that tell it from the other runs.
-    schedule
-        Epochs to record.
-    """
-
-    recipe: Recipe
-    width: int
-    seed: int
-    hyper_parameters: Mapping[str, Any]
-    schedule: Schedule
-
-    @property
-    def name(self) -> str:
-        """Name of the run in the store."""
-        return schema.run_name(self.width, self.seed, self.hyper_parameters)
-
-    @property
-    def epochs(self) -> int:
-        """Epochs of the training."""
-        return self.recipe.settings.epochs
-
-    def configuration(self) -> dict[str, Any]:
-        """Return everything that the result depends on, for the run's provenance."""
-        return {
-            "recipe": self.recipe.name,
-            "schedule": self.schedule.rule,
-            **dataclasses.asdict(self.recipe.settings),
-            **self.recipe.model_keywords,
-            **self.recipe.data_keywords,
-        }
-
-
-def plan_sweep(
-    recipe: Recipe,
-    *,
-    widths: Sequence[int] | None = None,
-    seeds: Sequence[int] = (0,),
-    values: Mapping[str, Sequence[Any]] | None = None,
-    epochs: int | None = None,
-    schedule: Schedule | str | None = None,
-) -> list[RunPlan]:
-    """Return the runs of a sweep: every width, with every seed, with every choice of values.
-
-    Parameters
-    ----------
-    recipe
-        What is trained on what.
-    widths, epochs, schedule
-        In place of the recipe's own.
-    seeds
-        Of the trainings.
-    values
-        Key → values to try, each taken by the settings, the model or the data.
-
-    Raises
-    ------
-    InvalidParameterError
-        If a value is not taken or out of range, or no width is given.
-
-    Examples
-    --------
-    >>> from actstore.training import RECIPES
-    >>> plans = plan_sweep(RECIPES["digits"], widths=[8, 16], values={"weight_decay": [0, 5e-3]})
-    >>> [plan.name for plan in plans][:2]
-    ['width=8,weight_decay=0.0,seed=0', 'width=16,weight_decay=0.0,seed=0']
-    """
-    widths = tuple(widths or recipe.widths)
-    if not widths:
-        raise InvalidParameterError(f"{recipe.name!r} has no widths of its own; give one or more")
-    if min(widths) < 1:
-        raise InvalidParameterError(f"width {min(widths)} was given; a layer has 1 neuron or more")
-    if epochs is not None:
-        recipe = recipe.set({"epochs": epochs})
-    planned = Schedule.of(schedule if schedule is not None else recipe.schedule)
-    values = values or {}
-    plans = []
-    for chosen in itertools.product(*values.values()):
-        given = dict(zip(values, chosen, strict=True))
-        changed = recipe.set(given)
-        planned.epochs(changed.settings.epochs)  # raises here, before anything trains
-        settings = dataclasses.asdict(changed.settings)
-        told = {key: settings.get(key, value) for key, value in given.items()}
-        told.setdefault("weight_decay", settings["weight_decay"])
-        plans += [
-            RunPlan(changed, width, seed, told, planned)
-            for seed, width in itertools.product(dict.fromkeys(seeds), dict.fromkeys(widths))
-        ]
-    return plans
+from actstore.training.run import Data, RunOptions, record_run
 
 
 def record_sweep(
@@ -136,6 +27,11 @@ def record_sweep(
     resume: bool = False,
     overwrite: bool = False,
     device: str = "auto",
+    jobs: int = 1,
+    compiled: bool = False,
+    data_dir: str | os.PathLike[str] | None = None,
+    download: bool = False,
+    count_clones: bool = False,
     command: str = "",
     progress: Progress | None = None,
 ) -> None:
@@ -154,6 +50,16 @@ def record_sweep(
         Train runs anew that the store already holds.
     device
         ``auto`` is ``cuda`` where there is one, otherwise ``cpu``.
+    jobs
+        Runs that train at the same time, each in a process of its own: on the GPUs in turn, or
+        on a share of the CPU's cores. A script that calls this needs the guard
+        ``if __name__ == "__main__":``.
+    compiled
+        Train through ``torch.compile``.
+    data_dir, download
+        Where data sets lie, and whether to fetch one that is missing.
+    count_clones
+        Count clones at the recorded epochs, for the progress.
     command
         Command line, for the provenance.
     progress
@@ -164,6 +70,8 @@ def record_sweep(
     RunExistsError
         If the store holds a run and neither ``resume`` nor ``overwrite`` is given, or if it
         was recorded with other settings than it would be resumed with. Nothing is trained.
+    DatasetNotFoundError
+        If a data set is not there.
     InvalidParameterError
         If the device does not exist.
     """
@@ -172,68 +80,32 @@ def record_sweep(
             "resume and overwrite were both given; choose whether what is stored is continued or "
             "replaced"
         )
+    if jobs < 1:
+        raise InvalidParameterError(f"jobs is {jobs}; expected 1 or more")
     progress = progress or Silent()
-    where = _device(device)
+    where = find_device(device)
     skipped = _complete(store, plans, resume=resume, overwrite=overwrite)
     rest = [plan for plan in plans if plan.name not in skipped]
-    data = _Data(where)
-    progress.sweep_started(
-        rest,
-        [plan for plan in plans if plan.name in skipped],
-        sum(_bytes(plan, data) for plan in rest),
+    jobs = min(jobs, max(len(rest), 1))
+    # Several processes hold the data themselves; here only their sizes are needed.
+    data = Data(where if jobs == 1 else torch.device("cpu"), data_dir, download)
+    n_bytes = sum(plan.estimated_bytes(data.splits(plan.recipe)) for plan in rest)
+    progress.sweep_started(rest, [plan for plan in plans if plan.name in skipped], n_bytes)
+    options = RunOptions(
+        store,
+        resume=resume,
+        overwrite=overwrite,
+        compiled=compiled,
+        count_clones=count_clones,
+        threads=None if jobs == 1 else max(1, available_cores() // jobs),
+        facts=provenance(where, command=command),
     )
-    facts = provenance(where, command=command)
+    if jobs > 1:
+        del data
+        record_in_parallel(rest, devices_for(jobs, where), data_dir, options, progress)
+        return
     for plan in rest:
-        checkpoint = Checkpoint.of(store, plan.name)
-        if not resume:
-            checkpoint.remove()
-        with same_random_state(), _threads(plan.recipe.threads, where):
-            torch.manual_seed(plan.seed)
-            model = plan.recipe.model(plan.width, **plan.recipe.model_keywords).to(where)
-            with Recorder(
-                store,
-                model,
-                epochs=plan.epochs,
-                width=plan.width,
-                seed=plan.seed,
-                schedule=plan.schedule,
-                run=plan.name,
-                dataset=plan.recipe.name,
-                hyper_parameters=plan.hyper_parameters,
-                provenance={**facts, "configuration": plan.configuration()},
-                resume=resume,
-                overwrite=overwrite,
-            ) as recorder:
-                train(
-                    model,
-                    data.splits(plan.recipe),
-                    recorder,
-                    settings=plan.recipe.settings,
-                    seed=plan.seed,
-                    device=where,
-                    checkpoint=checkpoint,
-                    started=partial(progress.run_started, plan),
-                    ended=partial(progress.epoch_ended, plan),
-                    recorded=partial(progress.epoch_recorded, plan),
-                )
-        checkpoint.remove()
-        progress.run_ended(plan)
-
-
-class _Data:
-    """Loads the data of each choice of keywords once."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._held: dict[str, dict[str, Split]] = {}
-
-    def splits(self, recipe: Recipe) -> dict[str, Split]:
-        key = repr(sorted(recipe.data_keywords.items()))
-        if key not in self._held:
-            self._held[key] = {
-                name: split.to(self._device) for name, split in recipe.splits().items()
-            }
-        return self._held[key]
+        record_run(plan, data, options, progress)
 
 
 def _complete(
@@ -259,9 +131,9 @@ def _complete(
                 "runs as they are and continue the others, or overwrite"
             )
         then = run.attrs.get("provenance", {}).get("configuration")
-        now = plan.configuration()
-        if then is not None and then != now:
-            changed = [key for key in {**then, **now} if then.get(key) != now.get(key)]
+        changed = plan.differences(then) if then is not None else []
+        if changed:
+            now = plan.configuration()
             raise RunExistsError(
                 f"run {plan.name!r} was recorded with "
                 f"{', '.join(f'{key}={then.get(key)}' for key in changed)}, and "
@@ -277,39 +149,3 @@ def _complete(
                 "put it there, or overwrite the run"
             )
     return done
-
-
-def _bytes(plan: RunPlan, data: _Data) -> int:
-    splits = data.splits(plan.recipe)
-    return estimate_bytes(
-        {name: len(split) for name, split in splits.items()},
-        widths={schema.DEFAULT_LAYER: plan.width},
-        slots=plan.schedule.slots(plan.epochs),
-    )
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InvalidParameterError(
-            f"the device {name!r} cannot be used here; choose 'auto', 'cpu' or a GPU that PyTorch "
-            "sees, such as 'cuda:0'"
-        ) from error
-    return device
-
-
-@contextmanager
-def _threads(count: int | None, device: torch.device) -> Iterator[None]:
-    if count is None or device.type != "cpu":
-        yield
-        return
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
