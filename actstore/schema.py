@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from actstore._version import __version__
@@ -102,9 +102,14 @@ def run_attributes(
     dataset: str = "",
     hyper_parameters: Mapping[str, Any] | None = None,
     layers: Mapping[str, str] | None = None,
+    keep: Sequence[str] = (ACTIVATIONS,),
     provenance: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Attributes of a run's group; ``layers`` maps a layer's name to its module path."""
+    """Attributes of a run's group.
+
+    ``layers`` maps a layer's name to its module path; ``keep`` says what is stored of a layer,
+    its ``activations``, its ``moments`` or both.
+    """
     return {
         "width": int(width),
         "seed": int(seed),
@@ -112,6 +117,7 @@ def run_attributes(
         "dataset": dataset,
         "hyper_parameters": dict(hyper_parameters or {}),
         "layers": dict(layers or {}),
+        "keep": list(keep),
         "provenance": dict(provenance or {}),
         "created": now(),
         "complete": False,
@@ -139,6 +145,11 @@ def check_format(attributes: Mapping[str, Any], path: str) -> None:
             f"{path!r} has format {found}, and actstore {__version__} reads up to {FORMAT}; "
             "install a newer actstore"
         )
+
+
+def kept(attributes: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what a run of these attributes keeps of a layer."""
+    return tuple(attributes.get("keep", (ACTIVATIONS,)))
 
 
 def describe(name: str) -> dict[str, Any]:

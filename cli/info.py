@@ -62,12 +62,19 @@ def _of_run(run: Run) -> list[tuple[str, str]]:
     ]
     for split in run.splits:
         for layer in run.layers(split):
-            array = run.array(f"{split}/{layer}/activations")
+            samples, neurons = run.shape(split, layer)
+            if not run.keeps_samples:
+                kept = disk_bytes(folder / split / layer)
+                lines.append(
+                    (f"{split}/{layer}", f"moments of {samples} samples x {neurons} neurons, "
+                     f"{size(kept)} on disk")
+                )  # fmt: skip
+                continue
             kept = disk_bytes(folder / split / layer / "activations")
-            whole = 4 * len(run.epochs) * array.shape[1] * array.shape[2]
+            whole = 4 * len(run.epochs) * samples * neurons
             ratio = f", {whole / kept:.2f} x smaller than its {size(whole)}" if kept else ""
             lines.append(
-                (f"{split}/{layer}", f"{array.shape[1]} samples x {array.shape[2]} neurons, "
+                (f"{split}/{layer}", f"{samples} samples x {neurons} neurons, "
                  f"{size(kept)} on disk{ratio}")
             )  # fmt: skip
     lines += [("readout", "stored" if run.has_readout else "not stored")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -82,6 +82,33 @@ def readout_arrays(readout: nn.Module) -> tuple[Tensor, Tensor]:
     if not isinstance(bias, Tensor):
         bias = weight.new_zeros(weight.shape[0])
     return weight.float().cpu(), bias.detach().float().cpu()
+
+
+def run_width(
+    readout: nn.Module | None, given: int | None, *, name: str | None, layers: Iterable[str]
+) -> int:
+    """Return the neurons that the readout reads, or without one the width that was given.
+
+    Raises
+    ------
+    InvalidParameterError
+        If the two differ, or there is neither.
+    """
+    if readout is None:
+        if given is None:
+            raise InvalidParameterError(
+                f"the layers {', '.join(layers)} do not tell the run's width; pass width="
+            )
+        return given
+    weight = readout.weight
+    assert isinstance(weight, Tensor)
+    found = int(weight.shape[1])
+    if given not in (None, found):
+        raise InvalidParameterError(
+            f"width {given} was given, and the readout {name!r} reads {found} neurons; give "
+            f"width={found}, or name another readout with readout="
+        )
+    return found
 
 
 def get_module(model: nn.Module, path: str) -> nn.Module:

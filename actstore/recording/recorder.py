@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import nn
 
 from actstore import schema
-from actstore.errors import (
-    InvalidDataError,
-    InvalidParameterError,
-    NotInStoreError,
-    RunExistsError,
-)
+from actstore.errors import InvalidParameterError
 from actstore.recording.background import BackgroundWriter
 from actstore.recording.capture import (
     Capture,
@@ -26,15 +19,19 @@ from actstore.recording.capture import (
     find_readout,
     find_taps,
     readout_arrays,
+    run_width,
     unwrap,
 )
 from actstore.recording.forward import forward as default_forward
 from actstore.recording.forward import is_number
+from actstore.recording.kept import Kept, Recorded
+from actstore.recording.moments import MomentSum
+from actstore.recording.ranks import Ranks
 from actstore.recording.rows import Rows
 from actstore.recording.schedule import Schedule
+from actstore.recording.sink import open_sink
 from actstore.recording.snapshot import Array, EpochSnapshot
 from actstore.storage.location import StorePath
-from actstore.storage.writer import RunWriter
 
 
 class Recorder:
@@ -44,6 +41,10 @@ class Recorder:
     whole when its ``with`` block ends; after an exception in the block nothing of it is.
     Nothing of the training changes: hooks exist only inside ``watch``, and modes and
     random state are left as they were found.
+
+    In a distributed training (``torchrun``) every rank makes a recorder after
+    ``init_process_group`` and does the same with it: each writes its own samples, and rank 0
+    commits the epoch when all are written. Metrics and readout are those of rank 0.
 
     Parameters
     ----------
@@ -69,6 +70,12 @@ class Recorder:
     pool
         Turns an activation that is not ``(sample, neuron)`` into one that is; feature maps
         are averaged over their positions when it is not given.
+    moments
+        Sum the moments of each layer while it is recorded (on the device, in float64) and
+        store them, so that the first query reads no activations.
+    keep
+        ``"activations"``, or ``"moments"`` to store nothing else of the layers: it takes
+        2 W / N of the space, and answers what needs no samples.
     run
         Name of the run. Without it: made of width, hyper-parameters and seed.
     model_name, dataset
@@ -129,6 +136,8 @@ class Recorder:
         readout: str | None = None,
         layers: Mapping[str, str] | None = None,
         pool: Pool | None = None,
+        moments: bool = False,
+        keep: Literal["activations", "moments"] = "activations",
         run: str | None = None,
         model_name: str = "",
         dataset: str = "",
@@ -143,6 +152,13 @@ class Recorder:
                 "resume and overwrite were both given; choose whether what is stored is continued "
                 "or replaced"
             )
+        if keep not in (schema.ACTIVATIONS, schema.MOMENTS):
+            raise InvalidParameterError(
+                f"keep={keep!r} was given; expected 'activations' or 'moments'"
+            )
+        self.keep = (schema.ACTIVATIONS, schema.MOMENTS) if moments else (keep,)
+        if keep == schema.MOMENTS:
+            self.keep = (schema.MOMENTS,)
         self.model = model
         self.schedule = Schedule.of(schedule)
         self.planned = self.schedule.epochs(epochs)
@@ -159,12 +175,14 @@ class Recorder:
         self._readout = inner.get_submodule(readout) if reads and readout else None
         self.layers = {layer: str(tap) for layer, tap in taps.items()}
         self._taps, self._pool = taps, pool
-        self.width = self._width(width)
+        self.width = run_width(self._readout, width, name=self.readout, layers=self.layers)
         self.run = run or schema.run_name(self.width, seed, hyper_parameters or {})
-        self._writer = _open(
+        self._ranks = Ranks.find()
+        self._sink = open_sink(
             store,
             self.run,
             slots=self.schedule.slots(epochs),
+            planned=self.planned,
             attributes=schema.run_attributes(
                 model=model_name or type(inner).__name__,
                 dataset=dataset,
@@ -172,6 +190,7 @@ class Recorder:
                 seed=seed,
                 hyper_parameters=hyper_parameters,
                 layers=self.layers,
+                keep=self.keep,
                 provenance={"torch": str(torch.__version__), **(provenance or {})},
             ),
             resume=resume,
@@ -204,12 +223,12 @@ class Recorder:
     @property
     def committed(self) -> tuple[int, ...]:
         """Epochs in the store; one that is still being written is not among them."""
-        return self._writer.committed if self._writer is not None else self.planned
+        return self._sink.committed
 
     @property
     def complete(self) -> bool:
         """Whether the last scheduled epoch is in the store."""
-        return self._writer is None or self.planned[-1] in self._writer.committed
+        return self.planned[-1] in self._sink.committed
 
     def due(self, epoch: int, *, train_error: float | None = None) -> bool:
         """Return whether ``epoch`` is to be recorded.
@@ -223,7 +242,7 @@ class Recorder:
         """
         if self._background is not None:
             self._background.check()
-        if self._writer is None or epoch <= self._last:
+        if not self._sink.open or epoch <= self._last:
             return False
         return epoch in self.planned or (
             train_error == 0 and self.schedule.at_zero_train_error and not self._interpolated
@@ -244,20 +263,21 @@ class Recorder:
         StoreWriteError
             If the disk refuses. Errors of the writer are raised by the next call.
         """
-        writer = self._check_epoch(epoch)
+        self._check_epoch(epoch)
         snapshot = EpochSnapshot(
             epoch,
             self.model,
             Capture(self._taps, pool=self._pool),
             known_labels=self._labels,
-            new_rows=self._borrow,
+            new=self._new,
+            ranks=self._ranks,
         )
         self._open_epoch = epoch
         try:
             yield snapshot
             snapshot.close()
             snapshot.finish()
-            self._commit(writer, snapshot)
+            self._commit(snapshot)
         finally:
             snapshot.close()
             self._open_epoch = None
@@ -306,42 +326,25 @@ class Recorder:
 
     def close(self) -> None:
         """Wait for the writer; mark the run complete if its last scheduled epoch is stored."""
-        if self._writer is None:
+        if not self._sink.open:
             return
         try:
             self.flush()
         finally:
             if self._background is not None:
                 self._background.close()
-            self._writer.close(complete=self.complete)
+            self._sink.close(complete=self.complete)
 
     def update_provenance(self, **facts: Any) -> None:
         """Add facts known only at the end, such as the wall time."""
-        if self._writer is not None:
+        if self._sink.open:
             self.flush()
-            self._writer.update_provenance(**facts)
+            self._sink.update_provenance(**facts)
 
-    def _width(self, width: int | None) -> int:
-        if self._readout is None:
-            if width is None:
-                raise InvalidParameterError(
-                    f"the layers {', '.join(self.layers)} do not tell the run's width; pass width="
-                )
-            return width
-        weight = self._readout.weight
-        assert isinstance(weight, torch.Tensor)
-        found = int(weight.shape[1])
-        if width not in (None, found):
-            raise InvalidParameterError(
-                f"width {width} was given, and the readout {self.readout!r} reads {found} "
-                f"neurons; give width={found}, or name another readout with readout="
-            )
-        return found
-
-    def _check_epoch(self, epoch: int) -> RunWriter:
+    def _check_epoch(self, epoch: int) -> None:
         if self._background is not None:
             self._background.check()
-        if self._writer is None:
+        if not self._sink.open:
             raise InvalidParameterError(f"run {self.run!r} is complete; no epoch of it is due")
         if self._open_epoch is not None:
             raise InvalidParameterError(
@@ -358,30 +361,29 @@ class Recorder:
                 f"epoch {epoch} is not in the schedule {self.schedule.rule!r} (epochs "
                 f"{', '.join(map(str, self.planned))}); ask recorder.due(epoch) first"
             )
-        return self._writer
 
-    def _commit(self, writer: RunWriter, snapshot: EpochSnapshot) -> None:
+    def _commit(self, snapshot: EpochSnapshot) -> None:
         readout = None
         if self._readout is not None:
             weight, bias = readout_arrays(self._readout)
             # Copies: the training changes the parameters while the writer still reads them.
             readout = (weight.numpy().copy(), bias.numpy().copy())
 
+        recorded = Recorded(
+            snapshot.epoch,
+            snapshot.layers,
+            snapshot.labels,
+            snapshot.samples,
+            snapshot.metrics,
+            readout,
+        )
+
         def write() -> None:
-            writer.write(
-                snapshot.epoch,
-                {
-                    split: {layer: rows.array() for layer, rows in layers.items()}
-                    for split, layers in snapshot.activations.items()
-                },
-                labels=snapshot.labels,
-                samples=snapshot.samples or None,
-                readout=readout,
-                metrics=snapshot.metrics,
-            )
-            for split, layers in snapshot.activations.items():
-                for layer, rows in layers.items():
-                    self._spare.setdefault((split, layer), []).append(rows)
+            self._sink.write(recorded)
+            for split, layers in snapshot.layers.items():
+                for layer, kept in layers.items():
+                    if kept.rows is not None:
+                        self._spare.setdefault((split, layer), []).append(kept.rows)
 
         if self._background is None:
             write()
@@ -392,32 +394,11 @@ class Recorder:
         if snapshot.epoch not in self.planned or snapshot.metrics.get("train_error") == 0:
             self._interpolated = True
 
-    def _borrow(self, split: str, layer: str) -> Rows:
-        """Return memory that an epoch before has been written from, or new."""
-        spare = self._spare.get((split, layer))
-        rows = spare.pop() if spare else Rows()
-        rows.clear()
-        return rows
-
-
-def _open(
-    store: StorePath,
-    run: str,
-    *,
-    slots: int,
-    attributes: Mapping[str, Any],
-    resume: bool,
-    overwrite: bool,
-) -> RunWriter | None:
-    """Begin a run, or continue one; None when the one to continue is complete."""
-    create = functools.partial(RunWriter.create, store, run, slots=slots, attributes=attributes)
-    if not resume:
-        return create(overwrite=overwrite)
-    with contextlib.suppress(RunExistsError):
-        return create()
-    try:
-        return RunWriter.append(store, run)
-    except RunExistsError:
-        return None
-    except (InvalidDataError, NotInStoreError):
-        return create(overwrite=True)  # killed before it had room for an epoch
+    def _new(self, split: str, layer: str) -> Kept:
+        """Return what a layer is gathered in: memory that was written from before, or new."""
+        rows = None
+        if schema.ACTIVATIONS in self.keep:
+            spare = self._spare.get((split, layer))
+            rows = spare.pop() if spare else Rows()
+            rows.clear()
+        return Kept(rows, MomentSum() if schema.MOMENTS in self.keep else None)

@@ -57,9 +57,6 @@ class Rows:
     def _reserve(self, rows: int, neurons: int, *, pinned: bool) -> None:
         if rows <= self._buffer.shape[0] and neurons == self._buffer.shape[1]:
             return
-        if self._used and neurons != self._buffer.shape[1]:
-            # Left to the writer to refuse would be a broadcast error far from its cause.
-            raise ValueError(f"batches of {self._buffer.shape[1]} and {neurons} neurons")
         if self._stream is not None:
             self._stream.synchronize()
         room = max(rows, 2 * self._used)

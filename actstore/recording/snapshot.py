@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import nn
-from torch.utils.data import DataLoader, RandomSampler
+from torch.utils.data import DataLoader, RandomSampler, SubsetRandomSampler
 
-from actstore.errors import CaptureError, InvalidDataError, InvalidParameterError
+from actstore.errors import CaptureError, InvalidDataError
 from actstore.recording.capture import Capture
-from actstore.recording.rows import Rows
+from actstore.recording.kept import Kept
+from actstore.recording.ranks import Ranks, loader_samples
 from actstore.recording.state import evaluating, same_random_state
+from actstore.recording.watch import Watch, batch_labels
 
 Array: TypeAlias = npt.NDArray[Any]
 Batch = TypeVar("Batch")
-LABEL_KEYS = ("label", "labels", "target", "targets")
 
 
 class EpochSnapshot:
@@ -27,8 +28,8 @@ class EpochSnapshot:
     Attributes
     ----------
     epoch : int
-    activations : dict
-        Split → layer → rows.
+    layers : dict
+        Split → layer → what is kept of it.
     labels, samples : dict
         Split → ``(sample,)``.
     metrics : dict
@@ -41,17 +42,19 @@ class EpochSnapshot:
         capture: Capture,
         *,
         known_labels: Mapping[str, Array],
-        new_rows: Callable[[str, str], Rows],
+        new: Callable[[str, str], Kept],
+        ranks: Ranks | None = None,
     ) -> None:
         self.epoch = epoch
-        self.activations: dict[str, dict[str, Rows]] = {}
+        self.layers: dict[str, dict[str, Kept]] = {}
         self.labels: dict[str, Array] = {}
         self.samples: dict[str, Array] = {}
         self.metrics: dict[str, float] = {}
         self._model = model
         self._capture = capture
         self._known_labels = known_labels
-        self._new_rows = new_rows
+        self._new = new
+        self._ranks = ranks
         self._watching: str | None = None
         self._loops: list[Generator[Any, None, None]] = []
         self._left_early: set[str] = set()
@@ -73,14 +76,15 @@ class EpochSnapshot:
         Parameters
         ----------
         loader
-            Batches in the same order at every epoch: ``shuffle=False``.
+            Batches in the same order at every epoch: ``shuffle=False``. In a distributed
+            training each rank gives its own; the order is restored from the sampler's indices.
         split
             Name of this evaluation set, such as ``"test"``.
         labels
             Returns the labels of a batch. Without it: the last element of a tuple, or the
             key ``label``, ``labels``, ``target`` or ``targets`` of a mapping.
         samples
-            Original index of each sample; 0, 1, 2, … where not given.
+            Original index of each sample that the loader gives; 0, 1, 2, … where not given.
 
         Raises
         ------
@@ -89,7 +93,9 @@ class EpochSnapshot:
         InvalidDataError
             If the labels differ from those of the epochs before.
         """
-        if isinstance(loader, DataLoader) and isinstance(loader.sampler, RandomSampler):
+        if isinstance(loader, DataLoader) and isinstance(
+            loader.sampler, RandomSampler | SubsetRandomSampler
+        ):
             raise InvalidDataError(
                 f"the loader of split {split!r} shuffles, and samples must keep their order from "
                 "epoch to epoch; give one with shuffle=False"
@@ -97,6 +103,45 @@ class EpochSnapshot:
         loop = self._watch(loader, split, labels or batch_labels, samples)
         self._loops.append(loop)
         return loop
+
+    @contextmanager
+    def watching(
+        self, split: str, *, samples: Sequence[int] | Array | None = None
+    ) -> Iterator[Watch]:
+        """Record an evaluation loop that another library drives.
+
+        In the ``with`` block, call :meth:`Watch.keep` after each batch. Modes, gradients and
+        random numbers are left to that library.
+
+        Parameters
+        ----------
+        split, samples
+            See :meth:`watch`.
+
+        Raises
+        ------
+        CaptureError
+            If another split is still being watched, or no batch was kept.
+        InvalidDataError
+            If the labels differ from those of the epochs before.
+        """
+        if self._watching is not None:
+            raise CaptureError(
+                f"split {self._watching!r} is still being watched; end its loop before {split!r}"
+            )
+        self._watching = split
+        self._left_early.add(split)
+        layers = {layer: self._new(split, layer) for layer in self._capture.taps}
+        watch = Watch(split, layers, self._capture, self._ranks)
+        try:
+            with self._capture:
+                if samples is not None:
+                    watch.of(samples)
+                yield watch
+        finally:
+            self._watching = None
+        self._left_early.discard(split)
+        self._take(watch)
 
     def log(self, **metrics: float) -> None:
         """Keep metrics of this epoch, such as ``train_error=0.02``."""
@@ -109,7 +154,7 @@ class EpochSnapshot:
                 f"the loop over split {sorted(self._left_early)[0]!r} was left before its last "
                 f"batch at epoch {self.epoch}; let it run to the end"
             )
-        if not self.activations:
+        if not self.layers:
             raise CaptureError(
                 f"no split was watched at epoch {self.epoch}; loop over "
                 "snapshot.watch(loader, 'test') inside 'with recorder.epoch(...)'"
@@ -127,31 +172,28 @@ class EpochSnapshot:
         labels_of: Callable[[Any], Any],
         samples: Sequence[int] | Array | None,
     ) -> Generator[Batch, None, None]:
-        if self._watching is not None:
-            raise CaptureError(
-                f"split {self._watching!r} is still being watched; end its loop before {split!r}"
-            )
-        rows = {layer: self._new_rows(split, layer) for layer in self._capture.taps}
-        seen: list[Array] = []
-        self._watching = split
-        self._left_early.add(split)
-        try:
-            with same_random_state(), evaluating(self._model), self._capture:
-                for batch in loader:
-                    seen.append(_array(labels_of(batch)))
-                    yield batch
-                    for layer, activations in self._capture.take(len(seen[-1])).items():
-                        rows[layer].append(activations)
-        finally:
-            self._watching = None
-        self._left_early.discard(split)
-        if not seen:
+        if samples is None and self._ranks is not None:
+            samples = loader_samples(loader, split)
+        with (
+            same_random_state(),
+            evaluating(self._model),
+            self.watching(split, samples=samples) as watch,
+        ):
+            for batch in loader:
+                labels = labels_of(batch)
+                yield batch
+                watch.keep(labels)
+
+    def _take(self, watch: Watch) -> None:
+        split = watch.split
+        if not watch.labels:
             raise CaptureError(f"the loader of split {split!r} gave no batch at epoch {self.epoch}")
-        self.labels[split] = np.concatenate(seen)
-        self._check_labels(split)
-        self.activations[split] = rows
-        if samples is not None:
-            self.samples[split] = np.asarray(samples)
+        self.labels[split] = np.concatenate(watch.labels)
+        if self._ranks is None:  # a rank may see other samples at each epoch
+            self._check_labels(split)
+        self.layers[split] = watch.layers
+        if watch.samples is not None:
+            self.samples[split] = watch.samples
 
     def _check_labels(self, split: str) -> None:
         now, then = self.labels[split], self._known_labels.get(split)
@@ -166,39 +208,3 @@ class EpochSnapshot:
             f"split {split!r} has {what} at epoch {self.epoch} than at the epochs before; record "
             "the same samples in the same order: use shuffle=False"
         )
-
-
-def batch_labels(batch: Any) -> Any:
-    """Return the labels of a batch: a tuple's last element, or a mapping's label.
-
-    Raises
-    ------
-    InvalidParameterError
-        If the batch is neither.
-    """
-    if isinstance(batch, Mapping):
-        for key in LABEL_KEYS:
-            if key in batch:
-                return batch[key]
-        found = f"a mapping with keys {', '.join(map(str, batch))}"
-    elif isinstance(batch, tuple | list) and len(batch) > 1:
-        return batch[-1]
-    else:
-        found = f"a {type(batch).__name__}"
-    raise InvalidParameterError(
-        f"no labels in a batch that is {found}; pass labels=, a function of the batch"
-    )
-
-
-def _array(labels: Any) -> Array:
-    if isinstance(labels, torch.Tensor):
-        labels = labels.detach().cpu().numpy()
-    array = np.asarray(labels)
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.ndim != 1:
-        raise InvalidDataError(
-            f"the labels of a batch have shape {array.shape}; expected one number a sample: pass "
-            "labels=, a function of the batch"
-        )
-    return array

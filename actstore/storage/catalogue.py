@@ -180,7 +180,7 @@ class Catalogue(Mapping[str, Run]):
                 nodes[f"/{name}/{schema.READOUT}"] = run.readout()
             for split in run.splits:
                 nodes[f"/{name}/{split}"] = run.labels(split).to_dataset(name=schema.LABEL)
-                for layer in run.layers(split):
+                for layer in run.layers(split) if run.keeps_samples else ():
                     data = run.dataset(split, layer)[[schema.ACTIVATIONS]].drop_vars(schema.LABEL)
                     nodes[f"/{name}/{split}/{layer}"] = data.drop_vars(run.metrics().data_vars)
         return xr.DataTree.from_dict(nodes)

@@ -52,7 +52,7 @@ class RunCheck:
     def __init__(self, folder: Path, name: str, attributes: dict[str, Any], *, deep: bool) -> None:
         self.folder, self.name, self.attributes, self.deep = folder, name, attributes, deep
         self.documents: dict[str, dict[str, Any]] = {}
-        self.moments_only = attributes.get("keep") == schema.MOMENTS
+        self.moments_only = schema.ACTIVATIONS not in schema.kept(attributes)
         self.committed = np.empty(0, "int64")  # slots
         self.length = 0  # of the marker
         self._arrays: dict[str, zarr.Array[Any] | None] = {}
@@ -397,6 +397,9 @@ def blocks(array: Committed, slot: int) -> Iterator[Array]:
     StoreCorruptError
         If a block cannot be read.
     """
+    if array.ndim == 1:
+        yield array[slot : slot + 1]
+        return
     length = array.shape[1]
     chunk = array.array.chunks[1]
     row_bytes = array.dtype.itemsize * math.prod(array.shape[2:])
@@ -427,7 +430,3 @@ def _missing_or_cut(file: Path, array: zarr.Array[Any]) -> str:
 
 def _is_metadata(path: str) -> bool:
     return path.endswith(DOCUMENT) or "/c/" not in path
-
-
-def _is_cache(path: str) -> bool:
-    return path.count("/") == 3 and path.endswith(f"/{schema.MOMENTS}")

@@ -312,8 +312,13 @@ class RunWriter:
         self._group.update_attributes({"provenance": {**known, **facts}})
 
     @property
+    def keeps(self) -> tuple[str, ...]:
+        """What the run keeps of a layer: its activations, its moments or both."""
+        return schema.kept(self._group.attrs)
+
+    @property
     def _moments_only(self) -> bool:
-        return self._group.attrs.get("keep") == schema.MOMENTS
+        return schema.ACTIVATIONS not in self.keeps
 
     def _refresh(self) -> None:
         """Read the marker: after an error or an interruption only the disk knows what it holds."""
