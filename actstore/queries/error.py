@@ -127,7 +127,8 @@ def error(
     γ depends on the window: it is part of the answer. Sizes whose mean error is zero tell nothing
     of γ and are left out; ``window_low`` and ``window_high`` are those of the sizes that are left.
     An interval of (0, inf) says that the sizes do not determine γ; it is NaN where there are no
-    more sizes than parameters.
+    more sizes than parameters. The interval speaks of this layer on these samples (the scatter of
+    the sizes about the law); other samples and other seeds are not in it.
 
     References
     ----------
