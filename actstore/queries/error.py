@@ -11,7 +11,7 @@ import xarray as xr
 
 from actstore import schema
 from actstore.errors import InvalidDataError, InvalidParameterError, NotInStoreError
-from actstore.kernels.fits import decay_law
+from actstore.kernels.fits import DecayLaw, decay_law
 from actstore.kernels.readout import subset_errors
 from actstore.kernels.reconstruction import random_subsets
 from actstore.queries.apply import concat_runs, describe
@@ -29,6 +29,8 @@ from actstore.queries.sources import Data, Source, sources
 Array: TypeAlias = npt.NDArray[Any]
 
 SPLIT = "split"
+#: times that subsets are drawn anew to see how much γ owes to which were drawn
+RESAMPLES = 25
 
 ERRORS = {
     name: Output(
@@ -127,8 +129,9 @@ def error(
     γ depends on the window: it is part of the answer. Sizes whose mean error is zero tell nothing
     of γ and are left out; ``window_low`` and ``window_high`` are those of the sizes that are left.
     An interval of (0, inf) says that the sizes do not determine γ; it is NaN where there are no
-    more sizes than parameters. The interval speaks of this layer on these samples (the scatter of
-    the sizes about the law); other samples and other seeds are not in it.
+    more sizes than parameters. The interval joins the scatter of the sizes about the law and, by
+    bootstrap, the draw of the subsets: nested subsets err alike, so that the scatter alone is too
+    small. It speaks of this layer on these samples, not of other samples or seeds.
 
     References
     ----------
@@ -160,7 +163,9 @@ def error(
             counted += refitted(
                 source, fit_split, names, layer, sizes, refit, rng_seed, ridge, cache
             )
-        one = _shares(source, counted, len(names), sizes, subsets, refit, error_inf, window)
+        one = _shares(
+            source, counted, len(names), sizes, subsets, refit, error_inf, window, rng_seed
+        )
         results.append(one.assign_coords({SPLIT: names}))
     return describe(
         concat_runs(results, found),
@@ -260,6 +265,16 @@ def _counted(
     return Counts([part["counts"] for part in parts], recorded.sizes[schema.SAMPLE])
 
 
+def _widened(fit: DecayLaw, drawn: Sequence[float]) -> tuple[float, float]:
+    """Return the interval of γ with the spread of γ over subsets drawn anew, in quadrature."""
+    finite = np.asarray(drawn)[np.isfinite(drawn)]
+    reach = 1.96 * finite.std(ddof=1) if len(finite) > 1 else 0.0
+    low = fit.gamma - np.hypot(fit.gamma - fit.low, reach)
+    return max(0.0, low) if np.isfinite(low) else low, fit.gamma + np.hypot(
+        fit.high - fit.gamma, reach
+    )
+
+
 def _shares(
     source: Source,
     counted: Sequence[Counts],
@@ -269,6 +284,7 @@ def _shares(
     refit: int,
     error_inf: float | None,
     window: tuple[float, float] | None,
+    rng_seed: int,
 ) -> xr.Dataset:
     """Put blocks and splits together, and fit the decay of the mean error over subset sizes."""
     low_high = window or (2.0, float(max(sizes)))
@@ -276,6 +292,7 @@ def _shares(
     lengths = [len(one.parts) for one in counted]
 
     def kernel(_epoch: int, *parts: Array) -> tuple[Array, ...]:
+        rng = np.random.default_rng(rng_seed)
         left = iter(parts)
         shares = [
             sum(next(left) for _ in range(n)) / count
@@ -283,12 +300,17 @@ def _shares(
         ]
         means = np.stack(shares[:splits])  # (split, subset, kind, size)
         law = []
-        for mean in means[:, :, 0].mean(1):
-            held = np.isfinite(mean)
-            fit = decay_law(
-                np.asarray(sizes, float)[held], mean[held], error_inf=error_inf, window=low_high
-            )
-            law.append((fit.gamma, fit.low, fit.high, fit.error_inf, *fit.window))
+        for errors in means[:, :, 0]:  # (subset, size)
+            held = np.isfinite(errors[0])
+            w = np.asarray(sizes, float)[held]
+            fit = decay_law(w, errors[:, held].mean(0), error_inf=error_inf, window=low_high)
+            drawn = [
+                decay_law(w, errors[again][:, held].mean(0), error_inf=error_inf, window=low_high)
+                for again in (rng.integers(subsets, size=subsets) for _ in range(RESAMPLES))
+                if np.isfinite(fit.gamma)
+            ]
+            low, high = _widened(fit, [one.gamma for one in drawn])
+            law.append((fit.gamma, low, high, fit.error_inf, *fit.window))
         again = [np.stack(shares[splits:])] if refit else []
         return *np.moveaxis(means, 2, 0), *again, *np.asarray(law, float).T
 
