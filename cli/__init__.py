@@ -21,8 +21,13 @@ COMMANDS = {
     "record": ("record", "Train networks of several widths and record their activations."),
     "query": ("query", "Answer a question about the runs of a store."),
     "plot": ("plot", "Draw the answer to a question into a file."),
+    "report": ("report", "Write a page that judges each claim of the paper on a store."),
     "runs": ("runs", "List the runs of a store."),
     "info": ("info", "Say what a store, or one run of it, holds."),
+    "import": ("import_", "Put activations from files of other programs into a store."),
+    "export": ("export", "Write activations for other programs: Zarr, NetCDF, NumPy, Parquet."),
+    "merge": ("merge", "Copy the runs of other stores into one."),
+    "rm": ("rm", "Remove runs or epochs from a store."),
     "verify": ("verify", "Look for damage in a store, and mend what can be mended."),
 }
 
