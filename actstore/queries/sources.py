@@ -198,10 +198,15 @@ def _dataset_moments(x: xr.DataArray, split: str = "", *, cache: bool | None = N
     )
     edges = np.cumsum([0, *x.chunksizes[schema.SAMPLE]])
     blocks = [x.isel({schema.SAMPLE: slice(*pair)}) for pair in itertools.pairwise(edges)]
-    parts = [over(_block_moments, [block]) for block in blocks]
+    # the same data name the same tasks, so that two queries of it read them once
+    parts = [over(_block_moments, [b], token=dask_token("moments", b.data.name)) for b in blocks]
     while len(parts) > 1:
         pairs = [
-            over(_merged, [*a.data_vars.values(), *b.data_vars.values()])
+            over(
+                _merged,
+                [*a.data_vars.values(), *b.data_vars.values()],
+                token=dask_token("merged", a[schema.MEAN].data.name, b[schema.MEAN].data.name),
+            )
             for a, b in zip(parts[::2], parts[1::2], strict=False)
         ]
         parts = pairs + parts[len(parts) - len(parts) % 2 :]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, NamedTuple, TypeAlias
 
@@ -30,6 +31,9 @@ Array: TypeAlias = npt.NDArray[Any]
 
 #: samples are read in blocks of about this many bytes when an epoch is larger
 BLOCK_BYTES = 2**28
+
+#: while a block of this size is multiplied the next one is read; it stays in the processor's cache
+AHEAD_BYTES = 2**23
 
 
 class Leaf(NamedTuple):
@@ -82,7 +86,7 @@ def load_moments(leaf: Leaf, slot: int, *, cache: bool, block_bytes: int = BLOCK
             f"run {leaf.run!r} keeps moments only, and those of {leaf.split}/{leaf.layer}, slot "
             f"{slot}, are lost; 'actstore verify {leaf.store}' lists what is damaged"
         )
-    moments = accumulate(_blocks(leaf, slot, block_bytes))
+    moments = accumulate(_ahead(_blocks(leaf, slot, min(block_bytes // 2, AHEAD_BYTES))))
     if cache:
         write(leaf, slot, moments)
     return moments
@@ -201,6 +205,15 @@ def _is_usable(leaf: Leaf, group: zarr.Group) -> bool:
         return False
 
 
+def _ahead(blocks: Iterator[Array]) -> Iterator[Array]:
+    """Yield the blocks, each read while the one before it is used."""
+    with ThreadPoolExecutor(1) as reader:
+        pending = reader.submit(next, blocks, None)
+        while (block := pending.result()) is not None:
+            pending = reader.submit(next, blocks, None)
+            yield block
+
+
 def _blocks(leaf: Leaf, slot: int, block_bytes: int) -> Iterator[Array]:
     array: Any = leaf.group()[schema.ACTIVATIONS]
     committed = Committed(array, leaf.store)  # a lost chunk is an error, not a layer of NaN
@@ -208,4 +221,5 @@ def _blocks(leaf: Leaf, slot: int, block_bytes: int) -> Iterator[Array]:
     chunk = array.chunks[1]
     rows = max(chunk, block_bytes // (4 * width) // chunk * chunk)
     for start in range(0, samples, rows):
-        yield committed[slot, start : start + rows]
+        # with its epoch axis, for which the look for lost chunks is cheap
+        yield committed[slot : slot + 1, start : start + rows][0]

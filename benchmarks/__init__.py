@@ -1,0 +1,1 @@
+"""How fast actstore is, as ratios within one run: ``python -m benchmarks``, or ``make bench``."""
