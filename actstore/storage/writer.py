@@ -202,6 +202,11 @@ class RunWriter:
         """Whether the run was closed after its last epoch."""
         return _is_complete(self._group)
 
+    @property
+    def full(self) -> bool:
+        """Whether no slot is left."""
+        return self._next >= int(self._marker.shape[0])
+
     def write(
         self,
         epoch: int,
