@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import re
-from typing import NamedTuple
+import warnings
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import xarray as xr
 from matplotlib.figure import Figure
 
-from actstore import plotting
+from actstore import plotting, schema
 from actstore.plotting.panels import draw_one
 from actstore.plotting.style import STYLE
 from actstore.plotting.width_error import pieces as width_error
@@ -37,6 +38,9 @@ class Drawn(NamedTuple):
 
 #: runs whose noise is drawn one by one
 FEW_RUNS = 4
+
+#: letters of a value in a figure
+LONGEST = 29
 
 CAPTIONS = {
     "scaling": (
@@ -80,13 +84,16 @@ CAPTIONS = {
 
 def draw(answers: Answers) -> list[Drawn]:
     """Draw every answer that there is."""
-    found = dict(answers.found)
+    found = {key: legible(result) for key, result in answers.found.items()}
     if "scaling" in found:
         found["width_error"] = found["scaling"]
         found["scaling"] = found["scaling"].sel(threshold=[answers.threshold])
     figures = []
     # names of settings are text of a stranger: a dollar in them is no formula
-    with mpl.rc_context({"text.parse_math": False}):
+    with mpl.rc_context({"text.parse_math": False}), warnings.catch_warnings():
+        # a name that the font lacks, or that is too long, makes a poor figure and no poor report
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        warnings.filterwarnings("ignore", message="constrained_layout not applied")
         for key, (title, caption) in CAPTIONS.items():
             if key not in found:
                 continue
@@ -94,6 +101,31 @@ def draw(answers: Answers) -> list[Drawn]:
             svg = "\n".join(inline(whole, f"{key}{n}", title) for n, whole in enumerate(wholes))
             figures.append(Drawn(key, title, caption, svg))
     return figures
+
+
+def legible(result: xr.Dataset) -> xr.Dataset:
+    """Return a result whose long names are cut, still different: a legend holds no paragraph.
+
+    Examples
+    --------
+    >>> notes = ["a note of more than thirty letters", "a note of more than thirty words"]
+    >>> legible(xr.Dataset(coords={"note": ("run", notes)}))["note"].values.tolist()
+    ['a note of more than thirty l…', 'a note of more than thirty w…']
+    """
+    shorter: dict[str, Any] = {}
+    for name, coord in result.coords.items():
+        if coord.dtype.kind not in "UO" or coord.ndim != 1 or name == schema.RUN:
+            continue
+        known: dict[str, str] = {}
+        for value in map(str, coord.values):
+            if value not in known:
+                short = " ".join(value.split())
+                short = short if len(short) <= LONGEST else f"{short[: LONGEST - 1]}…"
+                known[value] = f"{short} ({len(known)})" if short in known.values() else short
+        if any(len(value) > LONGEST for value in known):
+            words = [known[v] if isinstance(v, str) else v for v in coord.values]
+            shorter[str(name)] = (coord.dims, words)
+    return result.assign_coords(shorter)
 
 
 def _drawn(key: str, result: xr.Dataset) -> list[Figure]:
