@@ -101,6 +101,8 @@ class Recorder:
     schedule : Schedule
     planned : tuple of int
         Epochs that the schedule chooses beforehand.
+    ranks : Ranks or None
+        The processes of a distributed training.
     run : str
         Name of the run.
 
@@ -177,7 +179,7 @@ class Recorder:
         self._taps, self._pool = taps, pool
         self.width = run_width(self._readout, width, name=self.readout, layers=self.layers)
         self.run = run or schema.run_name(self.width, seed, hyper_parameters or {})
-        self._ranks = Ranks.find()
+        self.ranks = Ranks.find()
         self._sink = open_sink(
             store,
             self.run,
@@ -270,7 +272,7 @@ class Recorder:
             Capture(self._taps, pool=self._pool),
             known_labels=self._labels,
             new=self._new,
-            ranks=self._ranks,
+            ranks=self.ranks,
         )
         self._open_epoch = epoch
         try:
