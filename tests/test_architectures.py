@@ -69,10 +69,12 @@ def test_the_recorded_layer_is_as_wide_as_asked(tmp_path, make, width, keywords,
     readout = "readout" if make is parity_network else None
     labels = torch.zeros(4, dtype=torch.long)
     batch = [(torch.randn(4, *shape), labels)]
-    with Recorder(tmp_path / "s.zarr", model, epochs=1, width=width, readout=readout) as recorder:
-        with recorder.epoch(1) as snapshot:
-            for inputs, _ in snapshot.watch(batch, "test"):
-                logits = model(inputs)
+    with (
+        Recorder(tmp_path / "s.zarr", model, epochs=1, width=width, readout=readout) as recorder,
+        recorder.epoch(1) as snapshot,
+    ):
+        for inputs, _ in snapshot.watch(batch, "test"):
+            logits = model(inputs)
     assert logits.shape == (4, outputs)
     run = Catalogue(tmp_path / "s.zarr").only()
     recorded, linear = run.dataset("test").activations.values[0], run.readout().compute()

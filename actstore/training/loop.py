@@ -124,7 +124,8 @@ class Training:
                 continue  # batch norm has no variance over one sample; another epoch will draw it
             with self._precision:
                 logits = self._step(channels_last(inputs))
-            loss = self._loss(logits.float(), labels)
+            # Logits of half precision would make a loss of half precision.
+            loss = self._loss(logits.float() if self.settings.amp else logits, labels)
             self.optimizer.zero_grad()
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             self.scaler.step(self.optimizer)

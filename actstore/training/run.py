@@ -15,7 +15,7 @@ from actstore.recording import Recorder
 from actstore.recording.state import same_random_state
 from actstore.storage.location import StorePath
 from actstore.training.checkpoint import Checkpoint
-from actstore.training.hardware import set_up
+from actstore.training.hardware import channels_last, set_up
 from actstore.training.loop import Listener, Training, train
 from actstore.training.plan import RunPlan
 from actstore.training.progress import Progress, RecordedEpoch
@@ -89,6 +89,8 @@ def record_run(plan: RunPlan, data: Data, options: RunOptions, progress: Progres
     with same_random_state(), set_up(device, threads):
         torch.manual_seed(plan.seed)
         model = recipe.model(plan.width, **recipe.model_keywords).to(device)
+        for parameter in model.parameters():
+            parameter.data = channels_last(parameter.data)
         training = Training(
             model, splits, recipe.settings, plan.seed, device, compiled=options.compiled
         )

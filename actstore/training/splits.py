@@ -146,7 +146,8 @@ class Split:
             If the split is a data set that does not list its labels.
         """
         if isinstance(self.examples, tuple):
-            return np.array(self.examples[1].cpu(), dtype=np.int64)
+            labels: Indices = self.examples[1].cpu().numpy().astype(np.int64)
+            return labels
         listed = getattr(self.examples, "targets", None)
         if listed is None:
             raise InvalidParameterError(
