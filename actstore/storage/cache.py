@@ -8,6 +8,7 @@ It is safe to delete, unless the run keeps moments only: then it is the record i
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,9 @@ from actstore.storage.location import open_root
 from actstore.storage.reading import DAMAGE, Committed
 
 Array: TypeAlias = npt.NDArray[Any]
+
+#: tasks of one process replace an outdated cache one after another, so that only one does
+_MAKING = threading.Lock()
 
 #: samples are read in blocks of about this many bytes when an epoch is larger
 BLOCK_BYTES = 2**28
@@ -138,7 +142,8 @@ def put(leaf: Leaf, slot: int, moments: Moments, *, files: zarr.Group) -> None:
     OSError
         If the store cannot be written.
     """
-    inner = _group(leaf, files, moments.mean.size)
+    with _MAKING:
+        inner = _group(leaf, files, moments.mean.size)
     inner[schema.MEAN][slot] = moments.mean
     inner[schema.COMOMENT][slot] = moments.comoment
     inner[schema.COUNT][slot] = moments.count
