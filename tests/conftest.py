@@ -9,6 +9,7 @@ import pytest
 import actstore
 
 from .command_line import Answer, own_process, run
+from .examples import run_example
 from .planted import record_planted
 
 
@@ -22,6 +23,14 @@ def planted_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def planted(planted_path: Path) -> actstore.Store:
     """Open the store with known clones."""
     return actstore.open(planted_path)
+
+
+@pytest.fixture(scope="session")
+def own_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run the example of a training loop of one's own, once; return the store it recorded."""
+    path = tmp_path_factory.mktemp("own") / "own.zarr"
+    run_example("own_training_loop.py", path)
+    return path
 
 
 @pytest.fixture

@@ -162,15 +162,15 @@ def test_asking_for_one_epoch_loads_one(
     assert [slot for _, _, slot in counted] == [EPOCHS.index(5)]
 
 
-@pytest.mark.parametrize("scheduler", ["synchronous", "threads", "processes"])
-def test_the_graph_gives_the_same_answer_on_every_scheduler(
-    planted: actstore.Store, scheduler: str
-) -> None:
+def test_the_graph_gives_the_same_answer_on_every_scheduler(planted: actstore.Store) -> None:
     answer = planted.sel(width=[8, 16], seed=0, weight_decay=0.005, epoch=-1).clones(subsets=4)
     with dask.config.set(scheduler="synchronous"):
         expected = answer.compute()
-    with dask.config.set(scheduler=scheduler, num_workers=2):
+        # what worker processes are sent (tests of the command line start some)
+        travelled = cloudpickle.loads(cloudpickle.dumps(answer)).compute()
+    with dask.config.set(scheduler="threads", num_workers=4):
         xr.testing.assert_identical(answer.compute(), expected)
+    xr.testing.assert_identical(travelled, expected)
 
 
 def test_tasks_do_not_carry_the_data_of_a_dataset() -> None:
@@ -286,15 +286,18 @@ def test_a_store_that_cannot_be_written_is_answered_with_a_warning(
 def test_threads_that_make_one_cache_do_not_get_in_each_others_way(
     fresh: Path, stale: bool
 ) -> None:
-    expected = actstore.open(fresh).moments(cache=False).compute()
+    def few() -> actstore.Store:
+        return actstore.open(fresh).sel(width=[16, 32], seed=0)
+
+    expected = few().moments(cache=False).compute()
     if stale:
-        actstore.open(fresh).sel(epoch=0).moments().compute()
+        few().sel(epoch=0).moments().compute()
         for document in fresh.glob("*/test/*/moments/zarr.json"):
             document.write_text(document.read_text().replace('"created": "20', '"created": "19'))
 
     def one(_: int) -> xr.Dataset:
         with dask.config.set(scheduler="threads", num_workers=4):
-            return actstore.open(fresh).moments().compute()
+            return few().moments().compute()
 
     with warnings.catch_warnings(), ThreadPoolExecutor(4) as pool:
         if stale:
@@ -304,7 +307,7 @@ def test_threads_that_make_one_cache_do_not_get_in_each_others_way(
         xr.testing.assert_identical(answer, expected)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        xr.testing.assert_identical(actstore.open(fresh).moments().compute(), expected)
+        xr.testing.assert_identical(few().moments().compute(), expected)
 
 
 def test_processes_that_make_one_cache_do_not_get_in_each_others_way(
@@ -312,9 +315,9 @@ def test_processes_that_make_one_cache_do_not_get_in_each_others_way(
 ) -> None:
     expected = chosen().moments(cache=False).compute()
     command = ("query", "moments", fresh, "--width", 16, "--epoch", "all", "--format", "json")
-    with ThreadPoolExecutor(3) as pool:
-        answers = list(pool.map(lambda _: own_process(*command), range(3)))
-    assert [(a.code, a.err) for a in answers] == [(0, "")] * 3
-    assert answers[0].json == answers[1].json == answers[2].json
+    with ThreadPoolExecutor(2) as pool:
+        answers = list(pool.map(lambda _: own_process(*command), range(2)))
+    assert [(a.code, a.err) for a in answers] == [(0, "")] * 2
+    assert answers[0].json == answers[1].json
     without_activations(fresh)
     xr.testing.assert_identical(chosen().moments().compute(), expected)
