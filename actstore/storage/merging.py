@@ -1,0 +1,219 @@
+"""Copying the runs of other stores into one."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import zarr
+
+from actstore import schema
+from actstore.errors import (
+    ActstoreError,
+    InvalidParameterError,
+    RunExistsError,
+    RunLockedError,
+    StoreCorruptError,
+    StoreWriteError,
+)
+from actstore.storage import layout
+from actstore.storage.catalogue import Catalogue
+from actstore.storage.cleaning import delete_run, is_remains
+from actstore.storage.finding import read_document
+from actstore.storage.local import PARTIAL, create_file, replace_file
+from actstore.storage.location import StorePath, open_or_create_root
+from actstore.storage.lock import RunLock, lock_state
+from actstore.storage.reading import is_run, member
+from actstore.storage.run import Run
+from actstore.storage.run_check import RunCheck
+from actstore.storage.seal import DOCUMENT, sealed
+
+#: what to do about a run that both stores hold, if they differ
+Existing: TypeAlias = Literal["error", "skip", "overwrite"]
+
+#: attributes that a run gets with its first epoch; without them it has only begun
+_CONTENTS = ("splits", "outputs", "metrics")
+
+
+@dataclasses.dataclass(frozen=True)
+class Merged:
+    """What became of one run.
+
+    Attributes
+    ----------
+    store, run : str
+        Where it comes from, and its name.
+    outcome : {"copied", "replaced", "same", "skipped", "empty"}
+        ``replaced``: by other contents, or by a later state of the same recording; ``same``: both
+        stores hold it; ``empty``: it holds no epoch.
+    """
+
+    store: str
+    run: str
+    outcome: str
+
+
+def merge(
+    store: StorePath, others: Sequence[StorePath], *, existing: Existing = "error"
+) -> list[Merged]:
+    """Copy all runs of other stores into ``store``, which is made if there is none.
+
+    Every run is checked before the first is copied, and each appears whole or not at all: its
+    marker is copied last. Runs of the same name and content are left as they are.
+
+    Parameters
+    ----------
+    store : str or path
+    others : sequence of str or path
+    existing : {"error", "skip", "overwrite"}
+        What to do about a run of the same name that differs.
+
+    Raises
+    ------
+    RunExistsError
+        If stores hold different runs of one name, and ``existing`` is ``"error"``; nothing is
+        then copied.
+    StoreCorruptError
+        If a run of the others is damaged; nothing is then copied.
+    RunLockedError
+        If a run is being written.
+    StoreWriteError
+        If the disk refuses; runs copied before are whole, and of this one nothing is visible.
+    """
+    where = os.fspath(store)
+    if existing not in ("error", "skip", "overwrite"):
+        raise InvalidParameterError(f"existing={existing!r}; expected error, skip or overwrite")
+    for other in others:
+        if Path(other).resolve() == Path(store).resolve():
+            raise InvalidParameterError(f"{where!r} was given twice; merge it with other stores")
+    runs = [run for other in others for run in Catalogue(other).values()]
+    for run in runs:
+        _check_source(run)
+    planned = list(_plan(where, runs, existing))
+    root = open_or_create_root(store)
+    for run, outcome in planned:
+        if outcome in ("copied", "replaced"):
+            try:
+                _copy(run, root, Path(where), replace=outcome == "replaced")
+            except ActstoreError:  # some are an OSError too
+                raise
+            except OSError as error:
+                raise StoreWriteError(
+                    f"run {run.name!r} of {run.path!r} could not be copied to {where!r} "
+                    f"({error.strerror or error}); mend the disk and merge again"
+                ) from error
+    return [Merged(run.path, run.name, outcome) for run, outcome in planned]
+
+
+def _check_source(run: Run) -> None:
+    folder = Path(run.path)
+    holder = lock_state(folder, run.name)
+    if holder is not None and not holder[0].ended:
+        raise RunLockedError(
+            f"run {run.name!r} of {run.path!r} is being written by process {holder[0].pid} on "
+            f"{holder[0].host}; wait for it, or end it"
+        )
+    attributes = read_document(folder, run.name)["attributes"]
+    for finding in RunCheck(folder, run.name, attributes, deep=False).findings():
+        if finding.kind == "damage":
+            raise StoreCorruptError(
+                f"run {run.name!r} of {run.path!r} is damaged ({finding}); "
+                f"'actstore verify {run.path}' lists all, and 'actstore rm' takes it out"
+            )
+
+
+def _plan(where: str, runs: Iterable[Run], existing: Existing) -> Iterator[tuple[Run, str]]:
+    """Say what is to become of each run; names that meet another one count as held."""
+    held: dict[str, Run] = {}
+    if Path(where, DOCUMENT).exists():
+        held = {name: run for name, run in Catalogue(where).items() if len(run.committed)}
+    for run in runs:
+        twin = held.get(run.name)
+        if not len(run.committed):
+            yield run, "empty"
+        elif twin is None:
+            held[run.name] = run
+            yield run, "copied"
+        elif _is_one_recording(run, twin):
+            longer = _progress(run) > _progress(twin)
+            held[run.name] = run if longer else twin
+            yield run, "replaced" if longer else "same"
+        elif existing == "error":
+            raise RunExistsError(
+                f"{run.path!r} and {twin.path!r} hold different runs called {run.name!r}; choose "
+                "existing='skip' or 'overwrite' (--existing), or take one out with 'actstore rm'"
+            )
+        else:
+            held[run.name] = run if existing == "overwrite" else twin
+            yield run, "replaced" if existing == "overwrite" else "skipped"
+
+
+def _is_one_recording(one: Run, other: Run) -> bool:
+    """Whether two runs are one recording, of which one may have been copied before it ended."""
+    # Two recordings never begin in the same microsecond with the same settings.
+    keys = ("created", "revised", "keep", "width", "seed", "hyper_parameters")
+    short, long = sorted((one, other), key=_progress)
+    return all(one.attrs.get(key) == other.attrs.get(key) for key in keys) and set(
+        short.committed
+    ) <= set(long.committed)
+
+
+def _progress(run: Run) -> tuple[int, bool]:
+    return len(run.committed), run.complete
+
+
+def _copy(run: Run, root: zarr.Group, store: Path, *, replace: bool) -> None:
+    """Copy a run as a writer would write it: begun, its arrays, its contents, its marker."""
+    source, target = Path(run.path, run.name), store / run.name
+    held = is_run(member(root, run.name, str(store)))
+    if target.exists():
+        lock = RunLock.acquire(store, run.name)
+        try:
+            if held and not replace and len(Catalogue(store)[run.name].committed):
+                raise RunExistsError(f"run {run.name!r} has just been written by another process")
+            if not held and not is_remains(target):
+                raise RunExistsError(
+                    f"{str(store)!r} holds something else called {run.name!r}; move it away"
+                )
+            delete_run(root, run.name)
+        finally:
+            lock.release()
+    document: dict[str, Any] = json.loads((source / DOCUMENT).read_bytes())
+    whole = sealed(json.dumps(document).encode())
+    attributes = document["attributes"]
+    begun = {k: v for k, v in attributes.items() if k not in _CONTENTS} | {"complete": False}
+    create_file(target / DOCUMENT, sealed(json.dumps({**document, "attributes": begun}).encode()))
+    lock = RunLock.acquire(store, run.name)
+    try:
+        group = root[run.name]
+        assert isinstance(group, zarr.Group)
+        # A trimmed marker's chunk is longer than the marker: its own metadata, not new ones.
+        marker = Path(schema.EPOCH, DOCUMENT)
+        replace_file(target / marker, (source / marker).read_bytes())
+        layout.make_marker(group, slots=int(run.array(schema.EPOCH).shape[0]))
+        for entry in sorted(source.iterdir()):
+            if entry.is_dir() and entry.name != schema.EPOCH:
+                _copy_tree(entry, target / entry.name)
+        unfinished = {**attributes, "complete": False}
+        replace_file(
+            target / DOCUMENT, sealed(json.dumps({**document, "attributes": unfinished}).encode())
+        )
+        chunk = Path(schema.EPOCH, "c", "0")
+        replace_file(target / chunk, (source / chunk).read_bytes())
+        replace_file(target / DOCUMENT, whole)
+    except BaseException:
+        with contextlib.suppress(OSError):  # what cannot be removed is left over, and not seen
+            delete_run(root, run.name)
+        raise
+    finally:
+        lock.release()
+
+
+def _copy_tree(source: Path, target: Path) -> None:
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns(f"*{PARTIAL}"))

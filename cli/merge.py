@@ -1,0 +1,31 @@
+"""``actstore merge STORE OTHERS…``: copy the runs of other stores into one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+
+@click.command("merge", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("store", type=click.Path())
+@click.argument("others", nargs=-1, required=True, type=click.Path())
+@click.option(
+    "--existing",
+    type=click.Choice(["error", "skip", "overwrite"]),
+    default="error",
+    show_default=True,
+    help="What to do about a run that is in both stores and differs.",
+)
+def command(store: str, others: tuple[str, ...], existing: Any) -> None:
+    """Copy the runs of OTHERS into STORE, which is made if there is none.
+
+    Damaged runs are refused before anything is copied, and each run appears whole.
+
+    \b
+    actstore merge all.zarr machine1.zarr machine2.zarr
+    """
+    from actstore.storage.merging import merge
+
+    for one in merge(store, others, existing=existing):
+        click.echo(f"{one.outcome}: {one.run} of {one.store}")

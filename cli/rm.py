@@ -1,0 +1,66 @@
+"""``actstore rm STORE``: remove runs or epochs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from .options import Numbers, Setting, chosen_by, epochs
+
+
+@click.command("rm", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("store", type=click.Path())
+@click.option("--width", type=Numbers(), multiple=True, help="Only runs of this width.")
+@click.option("--seed", type=Numbers(), multiple=True, help="Only runs of this seed.")
+@click.option("--where", type=Setting(), multiple=True, help="Only runs of this hyper-parameter.")
+@click.option("--run", multiple=True, help="Only the run of this name.")
+@click.option(
+    "--epoch", help="These epochs of the runs (-1; 1,5,10; 10:50), and not the runs themselves."
+)
+@click.option("--all", "every", is_flag=True, help="All runs of the store.")
+@click.option("--dry-run", is_flag=True, help="Say what would be removed, and stop.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def command(
+    store: str,
+    width: Any,
+    seed: Any,
+    where: Any,
+    run: tuple[str, ...],
+    epoch: str | None,
+    every: bool,
+    dry_run: bool,
+    yes: bool,
+) -> None:
+    """Remove the selected runs, or epochs of them, for good.
+
+    \b
+    actstore rm digits.zarr --width 8,16 --dry-run
+    actstore rm digits.zarr --width 8,16 --yes
+    actstore rm digits.zarr --where weight_decay=0 --epoch 1:99
+    """
+    import actstore
+    from actstore.storage.removal import plan_removal, remove
+
+    from .info import size
+
+    if not (width or seed or where or run or every or epoch is not None):
+        raise click.UsageError("nothing is selected: give --run, --width, --where … or --all")
+    chosen = actstore.open(store).sel(
+        run=list(run) or None,
+        epoch=None if epoch is None else epochs(epoch),
+        **chosen_by(width, seed, where),
+    )
+    whole = epoch is None
+    planned = plan_removal(chosen, whole=whole)
+    for one in planned:
+        click.echo(f"{one} ({size(one.bytes)})")
+    total = size(sum(one.bytes for one in planned))
+    what = f"{len(planned)} runs" if whole else f"epochs of {len(planned)} runs"
+    if dry_run:
+        click.echo(f"{store}: {what}, {total}, would be removed", err=True)
+        return
+    if not yes:
+        click.confirm(f"remove {what}, {total}, from {store}?", abort=True, err=True)
+    remove(chosen, whole=whole)
+    click.echo(f"{store}: {what}, {total}, removed", err=True)
