@@ -15,6 +15,8 @@ import click
 
 from actstore._version import __version__
 
+from .groups import Group
+
 #: command -> (module, one sentence for ``actstore --help``)
 COMMANDS = {
     "demo": ("demo", "Record, query and plot the digits sweep in about a minute."),
@@ -32,7 +34,7 @@ COMMANDS = {
 }
 
 
-class LazyGroup(click.Group):
+class LazyGroup(Group):
     """A group whose commands are imported when they are called, not when they are listed."""
 
     def __init__(self, *args: Any, modules: dict[str, tuple[str, str]], **kwargs: Any) -> None:

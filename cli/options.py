@@ -88,10 +88,17 @@ def epochs(text: str) -> int | list[int] | slice | None:
 def selection_options(epoch: str) -> Callable[[F], F]:
     """Which runs and epochs of the store are asked; ``epoch`` is the default."""
     options = [
-        click.option("--width", type=Numbers(), multiple=True, help="Only runs of this width."),
-        click.option("--seed", type=Numbers(), multiple=True, help="Only runs of this seed."),
         click.option(
-            "--where", type=Setting(), multiple=True, help="Only runs of this hyper-parameter."
+            "--width", type=Numbers(), multiple=True, help="Only runs of this width, or 64,256."
+        ),
+        click.option(
+            "--seed", type=Numbers(), multiple=True, help="Only runs of this seed, or 0,1,2."
+        ),
+        click.option(
+            "--where",
+            type=Setting(),
+            multiple=True,
+            help="Only runs with this setting, such as weight_decay=0.005.",
         ),
         click.option("--run", multiple=True, help="Only the run of this name."),
         click.option(

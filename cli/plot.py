@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from . import output
+from .groups import Group
 from .options import chosen_by, compute_options, epochs, selection_options
 from .query import HELP, ask
 from .questions import CRITERION, LAYER, QUESTIONS, RNG_SEED, THRESHOLD, WINDOW, Question
@@ -32,10 +33,10 @@ def build(question: Question) -> click.Command:
         decorated = add(decorated)
     decorated = selection_options(question.epoch)(decorated)
     decorated = click.argument("store", type=click.Path())(decorated)
-    return click.command(question.name, context_settings=HELP)(decorated)
+    return click.command(question.name, short_help=question.asks, context_settings=HELP)(decorated)
 
 
-@click.group("plot", context_settings=HELP)
+@click.group("plot", cls=Group, context_settings=HELP)
 def command() -> None:
     """Draw the answer to a question into a file.
 
@@ -47,7 +48,9 @@ def command() -> None:
     """
 
 
-@command.command("paper", context_settings=HELP)
+@command.command(
+    "paper", short_help="The panels of the paper's main figure.", context_settings=HELP
+)
 @click.argument("store", type=click.Path())
 @selection_options("-1")
 @THRESHOLD

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from . import output
+from .groups import Group
 from .options import (
     chosen_by,
     compute_options,
@@ -36,7 +37,7 @@ def build(question: Question) -> click.Command:
         decorated = option(decorated)
     decorated = selection_options(question.epoch)(decorated)
     decorated = click.argument("store", type=click.Path())(decorated)
-    return click.command(question.name, context_settings=HELP)(decorated)
+    return click.command(question.name, short_help=question.asks, context_settings=HELP)(decorated)
 
 
 def ask(
@@ -202,7 +203,7 @@ def _sizes(text: str | None) -> list[int] | str | None:
         ) from None
 
 
-@click.group("query", context_settings=HELP)
+@click.group("query", cls=Group, context_settings=HELP)
 def command() -> None:
     """Answer a question about the runs of a store.
 

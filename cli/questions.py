@@ -34,7 +34,7 @@ THRESHOLD = click.option(
     type=float,
     multiple=True,
     default=(0.95,),
-    show_default="0.95",
+    show_default=True,
     help="R² that makes a subset a clone; repeatable.",
 )
 CRITERION = click.option(
@@ -71,6 +71,7 @@ class Question:
     ) -> None:
         self.name, self.text, self.columns = name, text, columns
         self.options = [*options, *layer_options]
+        self.asks = text.partition("\n")[0]
         self.epoch = epoch  # the default of --epoch
         self.cached = cached  # whether it is asked of moments
 
@@ -273,7 +274,7 @@ QUESTIONS = [
                 type=float,
                 multiple=True,
                 default=(0.9, 0.95, 0.99),
-                show_default="0.9 0.95 0.99",
+                show_default=True,
                 help="Fractions of the variance; repeatable.",
             )
         ],

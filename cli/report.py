@@ -18,9 +18,14 @@ if TYPE_CHECKING:
 @click.command("report", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("store", type=click.Path())
 @click.option("-o", "--output", metavar="FILE", required=True, help="The page, .html.")
-@click.option("--width", type=Numbers(), multiple=True, help="Only runs of this width.")
-@click.option("--seed", type=Numbers(), multiple=True, help="Only runs of this seed.")
-@click.option("--where", type=Setting(), multiple=True, help="Only runs of this hyper-parameter.")
+@click.option("--width", type=Numbers(), multiple=True, help="Only runs of this width, or 64,256.")
+@click.option("--seed", type=Numbers(), multiple=True, help="Only runs of this seed, or 0,1,2.")
+@click.option(
+    "--where",
+    type=Setting(),
+    multiple=True,
+    help="Only runs with this setting, such as weight_decay=0.005.",
+)
 @click.option(
     "--threshold", default=0.95, show_default=True, help="R² that makes a subset a clone."
 )

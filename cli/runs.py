@@ -13,9 +13,14 @@ from .options import Numbers, Setting, chosen_by
 
 @click.command("runs", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("store", type=click.Path())
-@click.option("--width", type=Numbers(), multiple=True, help="Only runs of this width.")
-@click.option("--seed", type=Numbers(), multiple=True, help="Only runs of this seed.")
-@click.option("--where", type=Setting(), multiple=True, help="Only runs of this hyper-parameter.")
+@click.option("--width", type=Numbers(), multiple=True, help="Only runs of this width, or 64,256.")
+@click.option("--seed", type=Numbers(), multiple=True, help="Only runs of this seed, or 0,1,2.")
+@click.option(
+    "--where",
+    type=Setting(),
+    multiple=True,
+    help="Only runs with this setting, such as weight_decay=0.005.",
+)
 @click.option(
     "--format",
     "form",

@@ -58,8 +58,10 @@ class Catalogue(Mapping[str, Run]):
     def __getitem__(self, name: str) -> Run:
         """Return the run of this name."""
         if name not in self._runs:
-            held = ", ".join(self._runs) or "none"
-            raise NotInStoreError(f"no run {name!r} in {self.path!r}; it holds {held}")
+            alike = [held for held in self._runs if name in held] or list(self._runs)
+            rest = f" and {len(alike) - 4} more" if len(alike) > 4 else ""
+            held = ", ".join(alike[:4]) or "none"
+            raise NotInStoreError(f"no run {name!r} in {self.path!r}; it holds {held}{rest}")
         return self._runs[name]
 
     def __contains__(self, name: object) -> bool:
