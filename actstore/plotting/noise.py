@@ -95,7 +95,7 @@ def _null(ax: Axes, one: Series, single: bool) -> None:
             curve(ax, one._replace(data=chosen), NULL, label="_null", band=0, **look)
             continue
         look["color"] = by_category(number + 1)["color"]
-        label = f"matched null, {_factors(chosen)} factors"
+        label = f"matched null, {_factors(chosen)}"
         curve(ax, one._replace(data=chosen), NULL, label=label, band=0, **look)
         ends = chosen[[f"{NULL}_low", f"{NULL}_high"]].mean("run")
         ax.fill_between(ends[SIZE], ends[f"{NULL}_low"], ends[f"{NULL}_high"], alpha=BAND, lw=0,
@@ -106,7 +106,9 @@ def _factors(chosen: xr.Dataset) -> str:
     """Name the number of factors of the fit, and the number asked for where it found fewer."""
     found = "…".join(map(str, sorted({int(n) for n in chosen["n_factors"].values.ravel()})))
     asked = str(chosen[FACTORS].item()) if FACTORS in chosen.coords else "auto"
-    return found if asked in ("auto", found) else f"{found} of {asked}"
+    if asked in ("gap", "bic"):
+        return f"{found} factors ({asked})"
+    return f"{found} factors" if asked in ("auto", found) else f"{found} of {asked} factors"
 
 
 def _floor(ax: Axes, group: Group) -> None:

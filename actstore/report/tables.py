@@ -111,7 +111,12 @@ def table_of(
     key: str, title: str, heads: Sequence[str], rows: Sequence[Mapping[str, Any]]
 ) -> Table:
     """Return a table of these columns."""
-    cells = [[cell(row.get(head)) for head in heads] for row in rows]
+    # below two there are none: that is an answer, and less than any number of clones
+    none = {"n_clones": Cell("none", 0.0)}
+    cells = [
+        [none[h] if h in none and row.get(h) is None else cell(row.get(h)) for h in heads]
+        for row in rows
+    ]
     return Table(key, title, [head.replace("_", " ") for head in heads], cells)
 
 
