@@ -128,7 +128,7 @@ def _complete(
         if not resume:
             raise RunExistsError(
                 f"run {plan.name!r} is already in {os.fspath(store)!r}; resume to leave complete "
-                "runs as they are and continue the others, or overwrite"
+                "runs as they are and continue the others, or overwrite (--resume, --overwrite)"
             )
         then = run.attrs.get("provenance", {}).get("configuration")
         changed = plan.differences(then) if then is not None else []
