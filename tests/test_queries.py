@@ -1,5 +1,6 @@
 """Queries say what scikit-learn says of the same subsets, whatever they are asked of."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -455,12 +456,19 @@ def test_a_question_of_the_store_is_the_function_of_the_same_name(planted: actst
 
 def test_an_answer_explains_itself(planted: actstore.Store) -> None:
     chosen = planted.sel(epoch=-1, width=[8, 16], seed=0, weight_decay=0.005)
-    for name in ("reconstruction", "clones", "noise", "scaling", "moments"):
-        answer = getattr(queries, name)(chosen)
+    for name in queries.__all__:
+        answer = getattr(queries, name)(planted if name == "ensemble" else chosen)
         assert answer.attrs["query"] == name
         assert answer.attrs["actstore_version"] == actstore.__version__
         for key, variable in answer.data_vars.items():
             assert {"long_name", "units"} <= set(variable.attrs), f"{name}.{key}"
+        asked = {
+            key
+            for key, p in inspect.signature(getattr(queries, name)).parameters.items()
+            if p.kind is p.KEYWORD_ONLY and p.default is not None
+        }
+        # a list of values is a coordinate; fit_split of errors counts with a refit only
+        assert asked - {"cache", "splits", "fit_split"} <= {*answer.attrs, *answer.coords}, name
 
 
 def test_runs_stand_side_by_side_with_their_settings(planted: actstore.Store) -> None:

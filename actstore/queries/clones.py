@@ -180,6 +180,7 @@ def clones(
         criterion=criterion,
         strategy=strategy,
         parts=parts,
+        max_clones=max_clones,
         split=score,
         select_split=select,
         score_split=score,

@@ -197,6 +197,7 @@ def noise(
         subsets=subsets,
         factors=factors,
         repeats=repeats,
+        eigenvalues=eigenvalues,
         rng_seed=rng_seed,
         ridge=ridge,
     )
