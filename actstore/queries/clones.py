@@ -23,7 +23,7 @@ from actstore.queries.parameters import (
 )
 from actstore.queries.partition import CLONE, THRESHOLD, check_parts, clone_errors, partitioned
 from actstore.queries.reconstruction import curves_of
-from actstore.queries.sources import Data, Source, sources
+from actstore.queries.sources import Data, Source, sources, warn_of_few_samples
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -157,6 +157,8 @@ def clones(
         )
     select, score = select_split or split, score_split or select_split or split
     found = sources(data, split=select, layer=layer)
+    if select == score:
+        warn_of_few_samples(found)
     check_parts(parts, found)
     results = []
     for source in found:

@@ -25,7 +25,7 @@ from actstore.queries.parameters import (
     subset_sizes,
 )
 from actstore.queries.reconstruction import curves_of
-from actstore.queries.sources import Data, Source, sources
+from actstore.queries.sources import Data, Source, sources, warn_of_few_samples
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -107,6 +107,7 @@ def dynamics(
     check_positive(subsets=subsets)
     check_seed_and_ridge(rng_seed, ridge)
     found = sources(data, split=split, layer=layer)
+    warn_of_few_samples(found)
     blocks = blocks_for(found, subsets)
     shared: dict[str, Any] = {
         "subsets": subsets, "rng_seed": rng_seed, "ridge": ridge, "cache": cache, "blocks": blocks

@@ -26,7 +26,7 @@ from actstore.queries.parameters import (
     subset_sizes,
 )
 from actstore.queries.reconstruction import SIZE, size_coords
-from actstore.queries.sources import Data, Source, sources
+from actstore.queries.sources import Data, Source, sources, warn_of_few_samples
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -172,6 +172,7 @@ def noise(
     check_seed_and_ridge(rng_seed, ridge)
     wanted = _check_factors(factors)
     found = sources(data, split=split, layer=layer)
+    warn_of_few_samples(found)
     sizes = subset_sizes(subset_size, found)
     results = []
     for source in found:

@@ -17,7 +17,7 @@ from actstore.queries.parameters import (
     check_seed_and_ridge,
     subset_sizes,
 )
-from actstore.queries.sources import Data, Source, sources
+from actstore.queries.sources import Data, Source, sources, warn_of_few_samples
 
 SIZE = "subset_size"
 
@@ -99,6 +99,8 @@ def reconstruction(
     check_seed_and_ridge(rng_seed, ridge)
     fit, score = fit_split or split, score_split or fit_split or split
     found = sources(data, split=fit, layer=layer)
+    if fit == score:
+        warn_of_few_samples(found)
     sizes = subset_sizes(subset_size, found)
     results = [
         curves_of(

@@ -23,7 +23,7 @@ from actstore.queries.parameters import (
 )
 from actstore.queries.partition import THRESHOLD
 from actstore.queries.settings import SETTING, WIDTH, Settings
-from actstore.queries.sources import Data, last_epoch, sources
+from actstore.queries.sources import Data, last_epoch, sources, warn_of_few_samples
 from actstore.queries.width_law import width_law
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -139,6 +139,7 @@ def scaling(
             f"window {window} was asked for; give the narrowest and the widest width, as 32 512"
         )
     found = sources(last_epoch(data), split=split, layer=layer)
+    warn_of_few_samples(found)
     blocks = blocks_for(found, subsets)
     runs = [
         critical_sizes(

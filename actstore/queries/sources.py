@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from actstore import schema
-from actstore.errors import InvalidDataError, InvalidParameterError
+from actstore.errors import InvalidDataError, InvalidParameterError, UndecidedWarning
 from actstore.kernels import moments as kernel
 from actstore.queries.graph import Output, over_epochs
 from actstore.storage.cache import BLOCK_BYTES, Leaf, load_moments, worthwhile
@@ -50,8 +51,10 @@ class Source:
         Where labels, readout and metrics are, if the source is a run.
     named : dict
         Split and layer by the dataset's own attributes, whatever was asked for.
-    samples, chunk_bytes : int
-        Samples of a dataset, and the size of its largest chunk.
+    samples : int
+        Samples of the split that was asked for.
+    chunk_bytes : int
+        Size of a dataset's largest chunk.
     """
 
     name: str
@@ -96,6 +99,26 @@ def sources(data: Data, *, layer: str, split: str = "test") -> list[Source]:
     return found
 
 
+def warn_of_few_samples(found: Sequence[Source]) -> None:
+    """Warn where a layer has fewer than two samples a neuron (trap 7 of such measurements).
+
+    Warns
+    -----
+    UndecidedWarning
+        R² that is fitted and scored on so few samples flatters the subsets.
+    """
+    few = [source for source in found if source.samples < 2 * source.width]
+    if few:
+        worst = max(few, key=lambda source: source.width / source.samples)
+        warnings.warn(
+            f"{len(few)} of {len(found)} runs have fewer than two samples a neuron (at worst "
+            f"{worst.samples} samples for {worst.width} neurons), which flatters R²; record more "
+            "samples, or fit on one split and score on another",
+            UndecidedWarning,
+            stacklevel=3,
+        )
+
+
 def last_epoch(data: Data) -> Data:
     """Return the data narrowed to the last selected epoch of every run."""
     if isinstance(data, Catalogue):
@@ -111,6 +134,7 @@ def _from_run(run: Run, layer: str, split: str) -> Source:
         coords=run.coords(),
         epochs=run.epochs,
         width=run.shape(split, layer)[1],
+        samples=run.shape(split, layer)[0],
         # kept, so that all kernels of an answer read the moments of an epoch in one task
         moments=functools.cache(functools.partial(_run_moments, run, layer)),
         run=run,
