@@ -12,7 +12,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import blas, eigh, lapack
-from scipy.optimize import Bounds, minimize
 
 from actstore.errors import InvalidDataError, InvalidParameterError
 from actstore.kernels.independence import residual_correlations
@@ -344,6 +343,9 @@ def _search(
         # log det Σ + tr Σ⁻¹C at the best Λ for this Ψ, and its derivative by log Ψ
         value = log_psi.sum() + (variance / psi).sum() - (values - 1 - np.log(values)).sum()
         return float(value), 1 - (variance - np.linalg.vecdot(loadings, loadings)) / psi
+
+    # imported where it is used: it takes as long as a query does
+    from scipy.optimize import Bounds, minimize
 
     found = minimize(
         loss,

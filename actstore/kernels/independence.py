@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import blas, eigvalsh, lapack
-from scipy.sparse.linalg import LinearOperator, eigsh
 
 from actstore.kernels.reconstruction import check_sizes, permuted, prefix_factor, ridge_of
 
@@ -222,6 +221,9 @@ def _largest_eigenvalue(residual: NDArray[np.float64], scale: NDArray[np.float64
     if m <= _DENSE:
         # The rows of neurons that are counted out are zero: they add eigenvalues of 0 only.
         return float(eigvalsh(residual * np.outer(scale, scale), lower=True)[-1])
+    # imported where it is used: it takes as long as a query does
+    from scipy.sparse.linalg import LinearOperator, eigsh
+
     operator = LinearOperator(
         (m, m),
         matvec=lambda v: scale * blas.dsymv(1.0, residual, scale * v.ravel(), lower=1),

@@ -14,7 +14,6 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 from scipy.special import fdtri
 
 Floats = NDArray[np.float64]
@@ -43,6 +42,9 @@ def profile(
     losses = loss(grid)
     best = int(np.argmin(losses))
     inner = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
+    # imported where it is used: it takes as long as a query does
+    from scipy.optimize import minimize_scalar
+
     found = minimize_scalar(
         lambda value: float(loss(np.array([value]))[0]),
         bounds=inner,
