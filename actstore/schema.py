@@ -33,6 +33,7 @@ MEAN: Final = "mean"
 COMOMENT: Final = "comoment"
 
 DEFAULT_LAYER: Final = "last_hidden"
+MANTISSA_BITS: Final = 23  # of a float32, without the leading one that is not stored
 NO_EPOCH: Final = -1  # fill of the marker: nothing is committed in this slot
 
 #: variable or coordinate -> (long_name, units), used by storage and by every query
@@ -78,6 +79,22 @@ def check_name(kind: str, name: str) -> str:
     return name
 
 
+def check_keep_bits(keep_bits: int) -> int:
+    """Return the number of bits if a float32 can be rounded to it.
+
+    Raises
+    ------
+    InvalidParameterError
+        If it is outside 1 … 23.
+    """
+    if not 1 <= keep_bits <= MANTISSA_BITS:
+        raise InvalidParameterError(
+            f"keep_bits={keep_bits} was asked for; a float32 has {MANTISSA_BITS} bits of mantissa, "
+            "so give 1 to 23 (10 is the precision of float16, 7 that of bfloat16)"
+        )
+    return int(keep_bits)
+
+
 def run_name(width: int, seed: int, hyper_parameters: Mapping[str, Any]) -> str:
     """Name of the run of these settings: the same settings give the same name.
 
@@ -103,12 +120,19 @@ def run_attributes(
     hyper_parameters: Mapping[str, Any] | None = None,
     layers: Mapping[str, str] | None = None,
     keep: Sequence[str] = (ACTIVATIONS,),
+    keep_bits: int | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Attributes of a run's group.
 
     ``layers`` maps a layer's name to its module path; ``keep`` says what is stored of a layer,
-    its ``activations``, its ``moments`` or both.
+    its ``activations``, its ``moments`` or both. With ``keep_bits`` activations are rounded to
+    that many bits of mantissa as they are written.
+
+    Raises
+    ------
+    InvalidParameterError
+        If ``keep_bits`` is not 1 to 23.
     """
     return {
         "width": int(width),
@@ -118,6 +142,7 @@ def run_attributes(
         "hyper_parameters": dict(hyper_parameters or {}),
         "layers": dict(layers or {}),
         "keep": list(keep),
+        **({} if keep_bits is None else {"keep_bits": check_keep_bits(keep_bits)}),
         "provenance": dict(provenance or {}),
         "created": now(),
         "complete": False,

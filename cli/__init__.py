@@ -29,6 +29,7 @@ COMMANDS = {
     "import": ("import_", "Put activations from files of other programs into a store."),
     "export": ("export", "Write activations for other programs: Zarr, NetCDF, NumPy, Parquet."),
     "merge": ("merge", "Copy the runs of other stores into one."),
+    "compact": ("compact", "Round the activations of a store, and say what that changes."),
     "rm": ("rm", "Remove runs or epochs from a store."),
     "verify": ("verify", "Look for damage in a store, and mend what can be mended."),
 }

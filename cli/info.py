@@ -60,6 +60,8 @@ def _of_run(run: Run) -> list[tuple[str, str]]:
         ("complete", "yes" if run.complete else "no"),
         ("epochs", ", ".join(map(str, run.epochs)) or "none"),
     ]
+    if run.keeps_samples:
+        lines.append(("precision", _precision(run)))
     for split in run.splits:
         for layer in run.layers(split):
             samples, neurons = run.shape(split, layer)
@@ -83,6 +85,23 @@ def _of_run(run: Run) -> list[tuple[str, str]]:
             lines.append((f"last {name}", f"{float(values[-1]):.5g}"))
     lines += [(key, str(value)) for key, value in run.attrs.get("provenance", {}).items()]
     return lines
+
+
+def _precision(run: Run) -> str:
+    """Say how many bits of the values are kept, and how much that changes the answers."""
+    stored = run.attrs.get("precision")
+    kept = run.attrs.get("keep_bits") if stored is None else stored["keep_bits"]
+    if kept is None:
+        return "float32"
+    text = f"float32 rounded to {kept} of 23 bits of mantissa"
+    if stored is not None:
+        text += (
+            f"; R² changes by {stored['r2_change']:.1g} at most, residual correlation by "
+            f"{stored['residual_correlation_change']:.1g} (epoch {stored['measured_at_epoch']})"
+        )
+        if not stored["finished"]:
+            text += "; interrupted, some epochs are not rounded yet: compact it again"
+    return text
 
 
 def disk_bytes(folder: Path) -> int:

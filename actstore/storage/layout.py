@@ -18,6 +18,7 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
 from actstore import schema
+from actstore.storage.precision import KEEP_BITS
 from actstore.storage.seal import checksum
 
 CHUNK_SAMPLES = 2048
@@ -59,11 +60,19 @@ def codecs(*, sparse: bool) -> list[Any]:
 
 
 def create_activations(
-    group: zarr.Group, *, slots: int, samples: int, width: int, sparse: bool, blocks: int = 1
+    group: zarr.Group,
+    *,
+    slots: int,
+    samples: int,
+    width: int,
+    sparse: bool,
+    blocks: int = 1,
+    keep_bits: int | None = None,
 ) -> zarr.Array[Any]:
     """Create ``activations`` (epoch, sample, neuron) float32 in ``group``, without data.
 
-    With several ``blocks`` of samples, each is a shard of its own, for a writer of its own.
+    With several ``blocks`` of samples, each is a shard of its own, for a writer of its own. With
+    ``keep_bits``, whoever writes rounds to that many bits of mantissa.
     """
     block = math.ceil(samples / blocks)
     chunk = (1, even_chunk(block, CHUNK_SAMPLES), even_chunk(width, CHUNK_NEURONS))
@@ -77,7 +86,8 @@ def create_activations(
         fill_value=float("nan"),
         compressors=codecs(sparse=sparse),
         dimension_names=(schema.EPOCH, schema.SAMPLE, schema.NEURON),
-        attributes=schema.describe(schema.ACTIVATIONS),
+        attributes=schema.describe(schema.ACTIVATIONS)
+        | ({} if keep_bits is None else {KEEP_BITS: keep_bits}),
     )
 
 

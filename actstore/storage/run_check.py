@@ -21,6 +21,7 @@ from actstore.storage.cleaning import is_remains
 from actstore.storage.finding import Finding, check_document, read_document, stray
 from actstore.storage.local import PARTIAL, LocalFiles
 from actstore.storage.lock import STALE, lock_path, lock_state
+from actstore.storage.precision import KEEP_BITS
 from actstore.storage.reading import (
     DAMAGE,
     Committed,
@@ -342,12 +343,20 @@ class RunCheck:
                 true = accumulate(blocks(Committed(activations, str(self.folder)), slot))
             except ActstoreError:
                 continue  # the activations are damaged: these moments may be all that is left
-            scale = math.sqrt(float(np.trace(true.comoment)) / true.count) + 1e-300
+            second = float(np.trace(true.comoment)) / true.count
+            kept: Any = activations.attrs.get(KEEP_BITS)
+            close = 1e-6
+            if kept is not None:
+                # Moments that were summed while recording are of the values before they were
+                # rounded, by up to 2^-(bits + 1) of each: of its distance from zero, not the mean.
+                close += 2.0**-kept
+                second += float(true.mean @ true.mean)
+            scale = math.sqrt(second) + 1e-300
             if (
                 true.count != count[slot]
-                or not np.allclose(mean, true.mean, rtol=1e-6, atol=1e-6 * scale)
+                or not np.allclose(mean, true.mean, rtol=close, atol=close * scale)
                 or not np.allclose(
-                    comoment, true.comoment, rtol=1e-6, atol=1e-6 * scale**2 * true.count
+                    comoment, true.comoment, rtol=close, atol=close * scale**2 * true.count
                 )
             ):
                 return f"slot {slot} differs from the moments of the activations"

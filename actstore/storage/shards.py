@@ -20,6 +20,7 @@ import zarr
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ShardingCodec, ZstdCodec
 
 from actstore.storage.local import LocalFiles
+from actstore.storage.precision import KEEP_BITS, round_mantissa
 
 Array: TypeAlias = npt.NDArray[Any]
 Encoder: TypeAlias = Callable[[Array], Any]
@@ -49,7 +50,7 @@ class Blocks:
 def write_epoch(
     array: zarr.Array[Any], slot: int, x: npt.NDArray[np.float32], *, first: int = 0
 ) -> None:
-    """Write samples of one epoch, whole shards of them.
+    """Write samples of one epoch, whole shards of them, rounded if the array says so.
 
     Parameters
     ----------
@@ -66,7 +67,7 @@ def write_epoch(
     encoder = _encoder(array)
     whole = first % rows == 0 and (len(x) % rows == 0 or first + len(x) == array.shape[1])
     if encoder is None or not whole or not isinstance(array.store, LocalFiles):
-        array[slot, first : first + len(x)] = x
+        array[slot, first : first + len(x)] = _rounded(x, array)
         return
     for start in range(0, len(x), rows):
         for neuron in range(0, x.shape[1], width):
@@ -104,7 +105,13 @@ def _chunks(block: Array, array: zarr.Array[Any]) -> Iterator[Array]:
                 full = np.full((rows, width), array.fill_value, "<f4")
                 full[: part.shape[0], : part.shape[1]] = part
                 part = full
-            yield np.ascontiguousarray(part, "<f4")
+            yield np.ascontiguousarray(_rounded(part, array), "<f4")
+
+
+def _rounded(x: Array, array: zarr.Array[Any]) -> Array:
+    """Round to the mantissa that the array keeps; all writers of it do the same."""
+    keep_bits: Any = array.attrs.get(KEEP_BITS)
+    return x if keep_bits is None else round_mantissa(x, keep_bits)
 
 
 def _checksum(data: Any) -> bytes:

@@ -41,6 +41,7 @@ from actstore.storage.cleaning import (
 from actstore.storage.local import create_file, remove_tree
 from actstore.storage.location import StorePath, open_or_create_root, open_root
 from actstore.storage.lock import RunLock
+from actstore.storage.precision import KEEP_BITS, PRECISION, Change, as_attribute, measure
 from actstore.storage.reading import (
     DAMAGE,
     corrupt,
@@ -269,7 +270,7 @@ class RunWriter:
             if expected is not None:
                 snapshot.check_same(expected, self.name, epoch)
             else:
-                self._prepare(snapshot, blocks)
+                self._prepare(snapshot, blocks, epoch)
             if self._moments_only:
                 self._write_moments(slot, snapshot)
             elif blocks is not None:
@@ -320,6 +321,11 @@ class RunWriter:
     def keeps(self) -> tuple[str, ...]:
         """What the run keeps of a layer: its activations, its moments or both."""
         return schema.kept(self._group.attrs)
+
+    @property
+    def _keep_bits(self) -> int | None:
+        asked: Any = self._group.attrs.get(KEEP_BITS)
+        return None if asked is None else int(asked)
 
     @property
     def _moments_only(self) -> bool:
@@ -391,7 +397,7 @@ class RunWriter:
     def _samplewise(self, group: zarr.Group, name: str) -> Array:
         return read_samplewise(layout.array_of(group, name), self._store)
 
-    def _prepare(self, snapshot: Snapshot, blocks: Blocks | None) -> None:
+    def _prepare(self, snapshot: Snapshot, blocks: Blocks | None, epoch: int) -> None:
         """Make the arrays of the first epoch, in place of what a failed attempt left of it."""
         sweep(self._group)
         self._arrays.clear()
@@ -411,6 +417,7 @@ class RunWriter:
                     width=x.shape[1],
                     sparse=layout.is_sparse(x) if blocks is None else blocks.sparse[split, layer],
                     blocks=1 if blocks is None else blocks.count,
+                    keep_bits=self._keep_bits,
                 )
         if snapshot.readout is not None:
             group = self._group.create_group(schema.READOUT)
@@ -420,7 +427,19 @@ class RunWriter:
                 layout.create_epochwise(
                     group, name, slots=slots, rest=values.shape, dims=dims[: values.ndim]
                 )
-        self._group.update_attributes({**snapshot.contents(), "metrics": []})
+        contents = {**snapshot.contents(), "metrics": []}
+        if self._keep_bits is not None and blocks is None and not self._moments_only:
+            contents[PRECISION] = self._measured(snapshot, epoch)
+        self._group.update_attributes(contents)
+
+    def _measured(self, snapshot: Snapshot, epoch: int) -> dict[str, Any]:
+        """Return what rounding does to the answers about the first epoch, as an attribute."""
+        assert self._keep_bits is not None
+        change = Change()
+        for layers in snapshot.activations.values():
+            for x in layers.values():
+                change |= measure([x], self._keep_bits)
+        return as_attribute(self._keep_bits, epoch, change, finished=True)
 
     def _write_activations(self, slot: int, snapshot: Snapshot) -> None:
         for split, layers in snapshot.activations.items():

@@ -1,0 +1,53 @@
+"""``actstore compact STORE --keep-bits N``: rewrite a store with fewer bits a value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from .options import Numbers, Setting, chosen_by
+
+
+@click.command("compact", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("store", type=click.Path())
+@click.option(
+    "--keep-bits",
+    type=int,
+    required=True,
+    help="Bits of mantissa to keep, of 23: 10 as in float16, 7 as in bfloat16.",
+)
+@click.option("--width", type=Numbers(), multiple=True, help="Only runs of this width.")
+@click.option("--seed", type=Numbers(), multiple=True, help="Only runs of this seed.")
+@click.option("--where", type=Setting(), multiple=True, help="Only runs of this hyper-parameter.")
+@click.option("--run", multiple=True, help="Only the run of this name.")
+@click.option("--dry-run", is_flag=True, help="Say how much the answers would change, and stop.")
+def command(
+    store: str,
+    keep_bits: int,
+    width: Any,
+    seed: Any,
+    where: Any,
+    run: tuple[str, ...],
+    dry_run: bool,
+) -> None:
+    """Round the stored activations, run by run, and say how much the answers change.
+
+    What is rounded cannot be had back. Every epoch stays readable all the while.
+
+    \b
+    actstore compact digits.zarr --keep-bits 10 --dry-run
+    actstore compact digits.zarr --keep-bits 10
+    """
+    import actstore
+    from actstore.storage.compaction import compact
+
+    from .info import size
+
+    chosen = actstore.open(store).sel(run=list(run) or None, **chosen_by(width, seed, where))
+    for one in compact(chosen, keep_bits=keep_bits, dry_run=dry_run):
+        sizes = size(one.before) + (f" → {size(one.after)}" if one.after != one.before else "")
+        click.echo(
+            f"{one.outcome}: {one.run}: {sizes}; R² changes by {one.change.r2:.1g} at most, "
+            f"residual correlation by {one.change.residual_correlation:.1g}"
+        )
