@@ -42,9 +42,9 @@ HEAVY = {
     "torch": {"recording", "training"},
     "torchvision": {"training"},
     "sklearn": {"training"},
-    "matplotlib": {"plotting"},
+    "matplotlib": {"plotting", "report"},
     "distributed": set(),
-    "jinja2": set(),
+    "jinja2": {"report"},
 }
 
 LIMIT = 400
