@@ -11,6 +11,7 @@ import xarray as xr
 
 from actstore import schema
 from actstore.report.answers import Answers, Setting, on
+from actstore.report.words import number, span, widths_in_words
 
 Answer: TypeAlias = Literal["holds", "does not hold", "cannot be told"]
 HOLDS: Answer = "holds"
@@ -97,7 +98,7 @@ def growth_is_linear(answers: Answers, setting: int) -> Found:
     one = answers.found["scaling"].isel(setting=setting).sel(threshold=answers.threshold)
     recorded = sorted(answers.settings[setting].runs)
     if not bool(one["has_clones"].any()):
-        said = f"no clones at {_widths(recorded)}, {_threshold(answers)}"
+        said = f"no clones at {widths_in_words(recorded)}, {_threshold(answers)}"
         if len(recorded) < FEWEST_WIDTHS:
             return UNTOLD, said, f"record {FEWEST_WIDTHS} widths or more"
         return NOT, f"{said}: if there is a critical width, it is above {recorded[-1]}", ""
@@ -106,7 +107,7 @@ def growth_is_linear(answers: Answers, setting: int) -> Found:
     inside = [w for w in recorded if first <= w <= last]
     if not np.isfinite([slope, low, high]).all() or len(inside) < FEWEST_WIDTHS:
         having = int(one["has_clones"].sum())
-        said = f"clones at {having} of {_widths(recorded)}, {_threshold(answers)}"
+        said = f"clones at {having} of {widths_in_words(recorded)}, {_threshold(answers)}"
         return (
             UNTOLD,
             said,
@@ -114,8 +115,8 @@ def growth_is_linear(answers: Answers, setting: int) -> Found:
         )
     bend = float(one["critical_width"])
     said = (
-        f"n_clones ~ width^{slope:.2f} ({low:.2f}…{high:.2f}, 90 %) over {_widths(inside)} at "
-        f"{_threshold(answers)}" + (f"; critical width {number(bend)}" if bend == bend else "")
+        f"n_clones ~ width^{slope:.2f} ({low:.2f}…{high:.2f}, 90 %) over "
+        f"{widths_in_words(inside)} at {_threshold(answers)}" + (f"; critical width {number(bend)}" if bend == bend else "")
         + _other_slopes(answers, setting)
     )  # fmt: skip
     if low <= 1 <= high:
@@ -155,15 +156,15 @@ def noise_is_independent(answers: Answers, setting: int) -> Found:
     sizes = one["subset_size"].values
     samples = int(one["count"])
     said = (
-        f"subsets of {_range(sizes)} of {width} neurons (critical size {number(size)}), measured / "
+        f"subsets of {span(sizes)} of {width} neurons (critical size {number(size)}), measured / "
         "matched null: "
         + "; ".join(
-            f"{rule} {_range(one['excess'].sel(factors=rule).values, 2)} with "
+            f"{rule} {span(one['excess'].sel(factors=rule).values, 2)} with "
             f"{int(one['n_factors'].sel(factors=rule))} factors"
             for rule in RULES
         )
-        + f"; mean |r| {_range(one['residual_correlation_heldout'].values, 3)}, sampling floor "
-        f"{_range(one['sampling_floor'].values, 3)}, {samples} samples"
+        + f"; mean |r| {span(one['residual_correlation_heldout'].values, 3)}, sampling floor "
+        f"{span(one['sampling_floor'].values, 3)}, {samples} samples"
     )
     few = f"{samples} samples are fewer than twice the {width} neurons" * (samples < 2 * width)
     failed = [rule for rule in RULES if not bool(one["factors_converged"].sel(factors=rule))]
@@ -172,7 +173,7 @@ def noise_is_independent(answers: Answers, setting: int) -> Found:
     )
     neither = ~consistent["gap"] & ~consistent["bic"]
     if neither.any():
-        at = f"; above both nulls at {_range(sizes[neither])} neurons"
+        at = f"; above both nulls at {span(sizes[neither])} neurons"
         return NOT, said + at, caution
     if consistent["gap"].all() and consistent["bic"].all():
         return HOLDS, said, caution
@@ -307,21 +308,6 @@ CLAIMS: dict[str, Callable[[Answers, int], Found]] = {
 }
 
 
-def number(value: float) -> str:
-    """Return a number to three digits, as a person writes it.
-
-    Examples
-    --------
-    >>> number(512.0), number(0.00948), number(21.333)
-    ('512', '0.00948', '21.3')
-    """
-    if not np.isfinite(value):
-        return "unknown"
-    if abs(value) >= 100:
-        return f"{value:.0f}"
-    return f"{value:.3g}"
-
-
 def _threshold(answers: Answers) -> str:
     held = answers.parameters["criterion"] == "heldout"
     return f"{'held-out R²' if held else 'R² of all neurons'} ≥ {answers.threshold:g}"
@@ -347,7 +333,7 @@ def _counted(answers: Answers, setting: int) -> str:
     one = _scaling(answers, setting)
     widths = [int(w) for w in one["width"].values[one["has_clones"].values.astype(bool)]]
     if not widths:
-        return f"no clones at {_widths(sorted(answers.settings[setting].runs))}"
+        return f"no clones at {widths_in_words(sorted(answers.settings[setting].runs))}"
     most = float(one["n_clones"].sel(width=widths[-1]))
     return f"{number(most)} clones at width {widths[-1]}"
 
@@ -403,18 +389,3 @@ def _rest(setting: Setting) -> dict[str, Any]:
 
 def _example(keys: Sequence[str], free: bool) -> str:
     return f"--set {keys[0]}={'0.005' if free else '0'}"
-
-
-def _widths(widths: Sequence[int]) -> str:
-    if len(widths) == 1:
-        return f"width {widths[0]}"
-    return f"{len(widths)} widths {widths[0]}…{widths[-1]}"
-
-
-def _range(values: Any, digits: int = 0) -> str:
-    """Return the least and the largest, once if they read the same."""
-    if digits:
-        words = [f"{float(end):.{digits}g}" for end in (np.min(values), np.max(values))]
-    else:
-        words = [number(float(end)) for end in (np.min(values), np.max(values))]
-    return "…".join(dict.fromkeys(words))

@@ -5,17 +5,15 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import matplotlib as mpl
 import xarray as xr
-from matplotlib.figure import Figure
 
-from actstore import plotting, schema
-from actstore.plotting.panels import draw_one
-from actstore.plotting.style import STYLE
-from actstore.plotting.width_error import pieces as width_error
+from actstore import schema
 from actstore.report.answers import Answers
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Drawn(NamedTuple):
@@ -84,6 +82,8 @@ CAPTIONS = {
 
 def draw(answers: Answers) -> list[Drawn]:
     """Draw every answer that there is."""
+    import matplotlib as mpl
+
     found = {key: legible(result) for key, result in answers.found.items()}
     if "scaling" in found:
         found["width_error"] = found["scaling"]
@@ -130,6 +130,8 @@ def legible(result: xr.Dataset) -> xr.Dataset:
 
 def _drawn(key: str, result: xr.Dataset) -> list[Figure]:
     """Return the figures of an answer: one, but for the noise of few runs."""
+    from actstore import plotting
+
     if key == "width_error":
         return [_errors(result)]
     if key == "noise" and result.sizes["run"] <= FEW_RUNS:
@@ -139,6 +141,13 @@ def _drawn(key: str, result: xr.Dataset) -> list[Figure]:
 
 
 def _errors(result: xr.Dataset) -> Figure:
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    from actstore.plotting.panels import draw_one
+    from actstore.plotting.style import STYLE
+    from actstore.plotting.width_error import pieces as width_error
+
     with mpl.rc_context(STYLE):
         whole = Figure((7.6, 3.7), layout="constrained")
         draw_one(width_error(result), "scaling", whole.subplots())
@@ -147,6 +156,10 @@ def _errors(result: xr.Dataset) -> Figure:
 
 def inline(whole: Figure, key: str, title: str) -> str:
     """Return a figure as an ``svg`` element whose ids no other figure of the page has."""
+    import matplotlib as mpl
+
+    from actstore.plotting.style import STYLE
+
     file = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with mpl.rc_context(STYLE):

@@ -78,6 +78,7 @@ def html(
         raise MissingExtraError(
             "a report needs jinja2, which is not installed; pip install 'actstore[plot]'"
         ) from error
+    import actstore.plotting  # noqa: F401 - says what to install, before anything is computed
     from actstore.report.figures import draw
 
     check_thresholds(threshold)
