@@ -79,7 +79,7 @@ def ask(
         options["splits"] = options["splits"].split(",")
     if options.get("window") is not None:
         options["window"] = tuple(options["window"])
-    bounds = {
+    bounds: dict[str, Any] = {
         "memory": memory,
         "workers": workers,
         "processes": workers is not None,
