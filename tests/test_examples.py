@@ -32,6 +32,42 @@ def test_an_xarray_session_selects_computes_and_plots(
     assert before == after
 
 
-@pytest.mark.parametrize("name", ["own_training_loop.py", "xarray_session.py"])
+@pytest.mark.parametrize("name", sorted(path.name for path in FOLDER.glob("*.py")))
 def test_an_example_fits_a_screen_or_two(name: str) -> None:
     assert len((FOLDER / name).read_text(encoding="utf-8").splitlines()) <= 60
+
+
+def test_a_question_of_one_s_own_is_answered_at_every_epoch(
+    demo_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_example("custom_query.py", demo_folder / "digits.zarr")
+    *_, last = capsys.readouterr().out.splitlines()
+    epoch, *r2 = last.split()
+    assert epoch == "100"
+    assert [float(value) for value in r2] == sorted(map(float, r2))
+    assert float(r2[-1]) > 0.9  # 32 of 256 neurons
+
+
+def test_clones_over_training_are_told_and_drawn(
+    demo_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_example("clones_over_training.py", demo_folder / "digits.zarr", tmp_path / "dynamics.png")
+    assert "first recorded epoch with two clones or more" in capsys.readouterr().out
+    assert matplotlib.image.imread(tmp_path / "dynamics.png")[..., :3].std() > 0.05
+
+
+def test_every_hidden_layer_is_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_example("several_layers.py", tmp_path / "layers.zarr")
+    said = capsys.readouterr().out
+    assert [line.partition(":")[0] for line in said.splitlines() if "critical size" in line] == [
+        "hidden_1", "hidden_2", "hidden_3"
+    ]  # fmt: skip
+
+
+def test_a_wide_network_meets_its_rivals(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_example("wide_against_ensemble.py", tmp_path / "seeds.zarr", 2)
+    said = capsys.readouterr().out
+    assert "4 x 16 against 64" in said
+    assert "bias2" in said

@@ -116,7 +116,8 @@ def growth_is_linear(answers: Answers, setting: int) -> Found:
     bend = float(one["critical_width"])
     said = (
         f"n_clones ~ width^{slope:.2f} ({low:.2f}…{high:.2f}, 90 %) over "
-        f"{widths_in_words(inside)} at {_threshold(answers)}" + (f"; critical width {number(bend)}" if bend == bend else "")
+        f"{widths_in_words(inside)} at {_threshold(answers)}"
+        + (f"; critical width {number(bend)}" if bend == bend else "")
         + _other_slopes(answers, setting)
     )  # fmt: skip
     if low <= 1 <= high:
