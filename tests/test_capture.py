@@ -65,6 +65,13 @@ def test_the_readout_is_the_last_linear_layer():
     assert find_readout(mlp(), "0") == "0"
 
 
+def test_a_linear_head_that_shares_the_embedding_s_weight_is_the_readout():
+    model = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 4), nn.Linear(4, 9, bias=False))
+    model[2].weight = model[0].weight
+    assert find_readout(model) == "2"
+    assert find_readout(nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 3))) == "1"
+
+
 def test_the_input_of_the_readout_is_captured():
     model, x = mlp(), torch.randn(5, 4)
     found = captured(model, {"last_hidden": "2"}, x, readout="2")
@@ -183,6 +190,16 @@ def test_spatial_mean_is_over_all_positions():
         (mlp(), "1", r"'1' is a ReLU.*2 \(Linear\), 0 \(Linear\)"),
         (mlp(), "fc", r"no module 'fc' in Sequential; it has 2 \(Linear\), 0 \(Linear\)"),
         (Convolutional(nn.Linear(6, 3)), "heads", r"it has head \(Linear\)"),
+        (
+            Convolutional(nn.Sequential(nn.Linear(6, 6), nn.Conv2d(6, 3, 1))),
+            None,
+            r"'head.0' comes before the 1×1 convolution 'head.1'.*readout='head.0'",
+        ),
+        (
+            nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 16), nn.Linear(16, 4)),
+            None,
+            r"'2' gives as many outputs as the embedding '0' has.*'2:output'",
+        ),
         (nn.Sequential(nn.LazyLinear(3)), None, "run one batch through the model first"),
     ],
 )

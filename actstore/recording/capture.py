@@ -50,27 +50,31 @@ def find_readout(model: nn.Module, name: str | None = None) -> str:
     Raises
     ------
     InvalidParameterError
-        If there is no such module, or it is not a linear map from neurons to outputs.
+        If there is no such module, it is not a linear map from neurons to outputs, or the last
+        ``nn.Linear`` does not seem to be the head.
     """
-    if name is None:
+    found = name
+    if found is None:
         linear = [path for path, module in model.named_modules() if isinstance(module, nn.Linear)]
         if not linear:
             raise InvalidParameterError(
                 f"{type(model).__name__} has no nn.Linear to take as its readout{_hint(model)}"
             )
-        name = linear[-1]
-    module = get_module(model, name)
+        found = linear[-1]
+    module = get_module(model, found)
     weight = getattr(module, "weight", None)
     if isinstance(weight, nn.parameter.UninitializedParameter):
         raise InvalidParameterError(
-            f"the readout {name!r} is not initialised; run one batch through the model first"
+            f"the readout {found!r} is not initialised; run one batch through the model first"
         )
     if not isinstance(weight, Tensor) or weight.ndim != 2 or isinstance(module, nn.Embedding):
         raise InvalidParameterError(
-            f"{name!r} is a {type(module).__name__}, and a readout has a weight "
+            f"{found!r} is a {type(module).__name__}, and a readout has a weight "
             f"(output, neuron){_hint(model)}"
         )
-    return name
+    if name is None:
+        _check_head(model, found)
+    return found
 
 
 def readout_arrays(readout: nn.Module) -> tuple[Tensor, Tensor]:
@@ -159,10 +163,37 @@ def names(model: nn.Module, *, near: str = "") -> str:
     return (shown or "no modules") + (f" and {rest} more" if rest > 0 else "")
 
 
+def _check_head(model: nn.Module, last: str) -> None:
+    """Raise if something else than the last ``nn.Linear`` looks like the head."""
+    modules = dict(model.named_modules())
+    paths = list(modules)
+    for path in paths[paths.index(last) + 1 :]:
+        if _is_pointwise(modules[path]):
+            raise InvalidParameterError(
+                f"the last nn.Linear {last!r} comes before the 1×1 convolution {path!r}, which may "
+                f"be the head; name the readout with readout={last!r}, or record the convolution's "
+                f"pooled input without one, layers={{'last_hidden': '{path}:input'}}"
+            )
+    weight = modules[last].weight
+    for path, module in modules.items():
+        tied = isinstance(module, nn.Embedding) and module.weight is not weight
+        if tied and weight.shape[:1] == module.weight.shape[1:]:
+            raise InvalidParameterError(
+                f"the last nn.Linear {last!r} gives as many outputs as the embedding {path!r} has "
+                "dimensions, so the head seems to be tied to it; record that layer without a "
+                f"readout, layers={{'last_hidden': '{last}:output'}}, or name it with "
+                f"readout={last!r}"
+            )
+
+
+def _is_pointwise(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and set(module.kernel_size) == {1}
+
+
 def _hint(model: nn.Module) -> str:
     """Say what looks like a head although it cannot be the readout."""
     for path, module in reversed(list(model.named_modules())):
-        if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1):
+        if _is_pointwise(module):
             return (
                 f"; {path!r} is a 1×1 convolution: record its pooled input without a readout, "
                 f"layers={{'last_hidden': '{path}:input'}}"

@@ -8,7 +8,8 @@ from typing import Any, TypeAlias
 import numpy.typing as npt
 from torch import Tensor
 
-from actstore.errors import CaptureError
+from actstore import schema
+from actstore.errors import CaptureError, InvalidParameterError
 from actstore.kernels.moments import Moments
 from actstore.recording.moments import MomentSum
 from actstore.recording.rows import Rows
@@ -85,3 +86,17 @@ class Recorded:
         return {
             s: {n: kept.width for n, kept in layers.items()} for s, layers in self.layers.items()
         }
+
+
+def what_is_kept(keep: str, *, moments: bool) -> tuple[str, ...]:
+    """Return what is stored of a layer: activations, moments or both.
+
+    Raises
+    ------
+    InvalidParameterError
+        If ``keep`` is neither ``"activations"`` nor ``"moments"``.
+    """
+    if keep not in (schema.ACTIVATIONS, schema.MOMENTS):
+        raise InvalidParameterError(f"keep={keep!r} was given; expected 'activations' or 'moments'")
+    both = moments and keep == schema.ACTIVATIONS
+    return (schema.ACTIVATIONS, schema.MOMENTS) if both else (keep,)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from types import TracebackType
 from typing import Any, Literal, Self
 
 import torch
@@ -24,7 +24,7 @@ from actstore.recording.capture import (
 )
 from actstore.recording.forward import forward as default_forward
 from actstore.recording.forward import is_number
-from actstore.recording.kept import Kept, Recorded
+from actstore.recording.kept import Kept, Recorded, what_is_kept
 from actstore.recording.moments import MomentSum
 from actstore.recording.ranks import Ranks
 from actstore.recording.rows import Rows
@@ -159,21 +159,16 @@ class Recorder:
                 "resume and overwrite were both given; choose whether what is stored is continued "
                 "or replaced"
             )
-        if keep not in (schema.ACTIVATIONS, schema.MOMENTS):
-            raise InvalidParameterError(
-                f"keep={keep!r} was given; expected 'activations' or 'moments'"
-            )
-        self.keep = (schema.ACTIVATIONS, schema.MOMENTS) if moments else (keep,)
-        if keep == schema.MOMENTS:
-            self.keep = (schema.MOMENTS,)
+        self.keep = what_is_kept(keep, moments=moments)
         self.model = model
         self.schedule = Schedule.of(schedule)
         self.planned = self.schedule.epochs(epochs)
         inner = unwrap(model)
         if layers is None or readout is not None:
             readout = find_readout(inner, readout)
-        elif any(isinstance(module, nn.Linear) for module in inner.modules()):
-            readout = find_readout(inner)
+        else:
+            with contextlib.suppress(InvalidParameterError):  # the layers say what is recorded
+                readout = find_readout(inner)
         taps = find_taps(inner, layers or {schema.DEFAULT_LAYER: str(readout)}, readout=readout)
         # A readout is stored where it reads a recorded layer: only then can errors of subsets
         # be computed from the two.
@@ -214,12 +209,7 @@ class Recorder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         try:
             self.close()
         except Exception as late:
@@ -271,6 +261,8 @@ class Recorder:
         StoreWriteError
             If the disk refuses. Errors of the writer are raised by the next call.
         """
+        if self._background is not None:
+            self._background.check()
         self._check_epoch(epoch)
         snapshot = EpochSnapshot(
             epoch,
@@ -350,8 +342,6 @@ class Recorder:
             self._sink.update_provenance(**facts)
 
     def _check_epoch(self, epoch: int) -> None:
-        if self._background is not None:
-            self._background.check()
         if not self._sink.open:
             raise InvalidParameterError(f"run {self.run!r} is complete; no epoch of it is due")
         if self._open_epoch is not None:
@@ -377,14 +367,8 @@ class Recorder:
             # Copies: the training changes the parameters while the writer still reads them.
             readout = (weight.numpy().copy(), bias.numpy().copy())
 
-        recorded = Recorded(
-            snapshot.epoch,
-            snapshot.layers,
-            snapshot.labels,
-            snapshot.samples,
-            snapshot.metrics,
-            readout,
-        )
+        found = snapshot.layers, snapshot.labels, snapshot.samples, snapshot.metrics
+        recorded = Recorded(snapshot.epoch, *found, readout)
 
         def write() -> None:
             self._sink.write(recorded)
