@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,12 @@ def delete_run(root: zarr.Group, name: str) -> None:
     it leaves remains that readers do not see and the next writer of the name removes.
     """
     folder = local_files(root).root / name
-    replace_file(folder / DOCUMENT, sealed(json.dumps(_REMOVED).encode()))
+    try:
+        replace_file(folder / DOCUMENT, sealed(json.dumps(_REMOVED).encode()))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        (folder / DOCUMENT).unlink()  # a full disk is a reason to remove a run, not to keep it
     remove_tree(folder)
 
 

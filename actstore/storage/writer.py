@@ -8,6 +8,7 @@ so a writer killed at any point leaves the store as it was.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -333,6 +334,9 @@ class RunWriter:
 
     def _refresh(self) -> None:
         """Read the marker: after an error or an interruption only the disk knows what it holds."""
+        # A write would make the folders of a store that was moved or unmounted anew, for nobody.
+        if not (self._files.root / self.name / DOCUMENT).exists():
+            raise FileNotFoundError(errno.ENOENT, "the folder of the run is gone")
         marker = read_marker(self._group, self._store)
         used = marker_slots(marker)
         self.committed = tuple(int(epoch) for epoch in marker[used])
