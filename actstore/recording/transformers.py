@@ -22,7 +22,8 @@ except ImportError as error:
 class RecorderCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
     """Records what the model computes in the Trainer's evaluation, at the epochs that are due.
 
-    No forward pass is added. ``eval_strategy="epoch"`` is needed. Labels are the keyword
+    No forward pass is added, so the untrained network (epoch 0) is not recorded.
+    ``eval_strategy="epoch"`` is needed. Labels are the keyword
     ``labels`` of the model's call; metrics are what the evaluation returns, without ``eval_``.
 
     Parameters
