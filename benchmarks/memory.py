@@ -17,7 +17,7 @@ from actstore.testing import planted_layer
 from .curves import record
 from .timing import Row, actstore
 
-MEMORY = "256MiB"
+MEMORY = "320MiB"
 WIDTH, SAMPLES = 256, 40_000
 #: runs a command and says how much memory it took at most, which its parent's size would hide
 MEASURE = """

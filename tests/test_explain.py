@@ -257,7 +257,7 @@ def test_a_graph_has_a_few_tasks_an_epoch_and_variable(planted: actstore.Store) 
 
 # memory, measured in a process of its own
 
-MEMORY = "256MiB"
+MEMORY = "320MiB"
 MEASURE = (
     "from actstore.queries.budget import resident_bytes; print(resident_bytes(), file=sys.stderr)"
 )

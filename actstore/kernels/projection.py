@@ -18,6 +18,8 @@ from scipy.special import fdtri
 
 Floats = NDArray[np.float64]
 
+_FINER = 33
+
 
 def profile(
     loss: Callable[[Floats], Floats],
@@ -41,22 +43,17 @@ def profile(
     """
     losses = loss(grid)
     best = int(np.argmin(losses))
+    value, least = float(grid[best]), float(losses[best])
     inner = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
-    # imported where it is used: it takes as long as a query does
-    from scipy.optimize import minimize_scalar
-
-    found = minimize_scalar(
-        lambda value: float(loss(np.array([value]))[0]),
-        bounds=inner,
-        method="bounded",
-        options={"xatol": 1e-9 * inner[1]},
-    )
-    # at a kink of the loss the grid point itself can be better
-    value, least = (
-        (float(found.x), float(found.fun))
-        if found.fun < losses[best]
-        else (float(grid[best]), float(losses[best]))
-    )
+    width = 1e-9 * inner[1]
+    # a grid within the grid, again and again: a loss of many values costs little more than of one
+    while inner[1] - inner[0] > width:
+        finer = np.linspace(*inner, _FINER)
+        found = loss(finer)
+        k = int(np.argmin(found))
+        if found[k] < least:
+            value, least = float(finer[k]), float(found[k])
+        inner = finer[max(k - 1, 0)], finer[min(k + 1, _FINER - 1)]
     if freedom < 1:
         return value, np.nan, np.nan
     ceiling = least * float(1 + fdtri(1, freedom, level) / freedom)

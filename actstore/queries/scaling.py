@@ -14,7 +14,8 @@ from actstore.errors import InvalidParameterError
 from actstore.kernels.fits import critical_width, power_law
 from actstore.queries.apply import describe
 from actstore.queries.apply import subset_blocks as blocks_for
-from actstore.queries.clones import RESAMPLE, RESAMPLES, THRESHOLDS, critical_sizes
+from actstore.queries.clones import RESAMPLES, THRESHOLDS, critical_sizes
+from actstore.queries.graph import Output, over_epochs
 from actstore.queries.parameters import (
     check_criterion,
     check_positive,
@@ -28,24 +29,47 @@ from actstore.queries.width_law import width_law
 
 Array: TypeAlias = npt.NDArray[Any]
 
+_BY_WIDTH = (SETTING, WIDTH, THRESHOLD)
 _PER_WIDTH = {
-    "critical_size": "smallest subset size whose mean R² is the threshold, mean over seeds",
-    "critical_size_low": "critical size, 5 % point of the bootstrap",
-    "critical_size_high": "critical size, 95 % point of the bootstrap",
-    "width_ratio": "alive neurons / critical size, mean over seeds",
-    "width_ratio_low": "alive neurons / critical size, 5 % point of the bootstrap",
-    "width_ratio_high": "alive neurons / critical size, 95 % point of the bootstrap",
+    "critical_size": Output(
+        _BY_WIDTH, "smallest subset size whose mean R² is the threshold, mean over seeds", "neurons"
+    ),
+    "critical_size_low": Output(_BY_WIDTH, "critical size, 5 % point of the bootstrap", "neurons"),
+    "critical_size_high": Output(
+        _BY_WIDTH, "critical size, 95 % point of the bootstrap", "neurons"
+    ),
+    "width_ratio": Output(_BY_WIDTH, "alive neurons / critical size, mean over seeds"),
+    "width_ratio_low": Output(
+        _BY_WIDTH, "alive neurons / critical size, 5 % point of the bootstrap"
+    ),
+    "width_ratio_high": Output(
+        _BY_WIDTH, "alive neurons / critical size, 95 % point of the bootstrap"
+    ),
 }
 _PER_SETTING = {
-    "exponent": "exponent of n_clones against width within the window",
-    "exponent_low": "exponent, 5 % point of the bootstrap",
-    "exponent_high": "exponent, 95 % point of the bootstrap",
-    "window_low": "narrowest width of the fit of the exponent",
-    "window_high": "widest width of the fit of the exponent",
-    "critical_width": "width at which a broken line through n_clones bends",
-    "critical_width_low": "critical width, 5 % point of the bootstrap",
-    "critical_width_high": "critical width, 95 % point of the bootstrap",
-    "clones_per_neuron": "slope of the broken line above the critical width",
+    "exponent": Output(
+        (SETTING, THRESHOLD), "exponent of n_clones against width within the window"
+    ),
+    "exponent_low": Output((SETTING, THRESHOLD), "exponent, 5 % point of the bootstrap"),
+    "exponent_high": Output((SETTING, THRESHOLD), "exponent, 95 % point of the bootstrap"),
+    "window_low": Output(
+        (SETTING, THRESHOLD), "narrowest width of the fit of the exponent", "neurons"
+    ),
+    "window_high": Output(
+        (SETTING, THRESHOLD), "widest width of the fit of the exponent", "neurons"
+    ),
+    "critical_width": Output(
+        (SETTING, THRESHOLD), "width at which a broken line through n_clones bends", "neurons"
+    ),
+    "critical_width_low": Output(
+        (SETTING, THRESHOLD), "critical width, 5 % point of the bootstrap", "neurons"
+    ),
+    "critical_width_high": Output(
+        (SETTING, THRESHOLD), "critical width, 95 % point of the bootstrap", "neurons"
+    ),
+    "clones_per_neuron": Output(
+        (SETTING, THRESHOLD), "slope of the broken line above the critical width"
+    ),
 }
 
 
@@ -145,44 +169,36 @@ def scaling(
         critical_sizes(
             source, split, thresholds, r2_name, subsets=subsets, rng_seed=rng_seed, ridge=ridge,
             cache=cache, blocks=blocks,
-        ).isel({schema.EPOCH: 0}, drop=True)
+        )
         for source in found
     ]  # fmt: skip
-    together = xr.concat(runs, dim=schema.RUN).chunk({schema.RUN: -1})
     settings = Settings(found)
     growth = _Growth(settings)
 
-    def kernel(size: Array, drawn: Array, alive: Array) -> tuple[Array, ...]:
+    def kernel(_: int, *parts: Array) -> tuple[Array, ...]:
+        size, drawn, alive = (np.stack(parts[k::3]) for k in range(3))
         rng = np.random.default_rng(rng_seed)
         return growth.answer(size, drawn, alive, thresholds, window, rng)
 
-    shapes = dict(zip((SETTING, WIDTH), settings.shape, strict=True))
-    results = xr.apply_ufunc(
+    names = ("critical_size", "resampled_critical_size", "alive")
+    answer = over_epochs(
         kernel,
-        together["critical_size"],
-        together["resampled_critical_size"],
-        together["alive"],
-        input_core_dims=[[schema.RUN, THRESHOLD], [schema.RUN, THRESHOLD, RESAMPLE], [schema.RUN]],
-        output_core_dims=[
-            *([[SETTING, WIDTH, THRESHOLD]] * len(_PER_WIDTH)),
-            *([[SETTING, THRESHOLD]] * len(_PER_SETTING)),
-        ],
-        dask="parallelized",
-        output_dtypes=["float64"] * (len(_PER_WIDTH) + len(_PER_SETTING)),
-        dask_gufunc_kwargs={"output_sizes": shapes},
-    )
-    texts = {**_PER_WIDTH, **_PER_SETTING}
-    answer = xr.Dataset(
-        {
-            name: array.assign_attrs(long_name=text, units=_unit(name))
-            for (name, text), array in zip(texts.items(), results, strict=True)
-        }
-    )
+        [run[name] for run in runs for name in names],
+        {**_PER_WIDTH, **_PER_SETTING},
+        epochs=np.zeros(1, int),  # each run counts at one epoch, its own last
+        sizes={
+            **dict(zip((SETTING, WIDTH), settings.shape, strict=True)),
+            THRESHOLD: len(thresholds),
+        },
+    ).isel({schema.EPOCH: 0}, drop=True)
     known = {name: settings.metric(name) for name in ("train_error", "test_error")}
     known["seeds"] = settings.seeds()
     law = width_law(settings, split=split, layer=layer, error_inf=error_inf, window=window)
     return describe(
-        _with_clones(answer).assign(known).merge(law).assign_coords(settings.coords()),
+        _with_clones(answer.assign_coords({THRESHOLD: runs[0][THRESHOLD]}))
+        .assign(known)
+        .assign(law.data_vars)
+        .assign_coords(settings.coords()),
         "scaling",
         found,
         criterion=criterion,
@@ -301,7 +317,3 @@ def _quantiles(values: list[float]) -> list[float]:
     if len(finite) < len(values) / 2:  # the bend is not there in most resamples
         return [np.nan, np.nan]
     return [float(q) for q in np.quantile(finite, [0.05, 0.95])]
-
-
-def _unit(name: str) -> str:
-    return "neurons" if name.startswith(("critical", "window")) else "1"

@@ -94,5 +94,4 @@ def _named(source: Source, attribute: str) -> str:
 def _last(source: Source, metric: str) -> float:
     if source.run is None:
         return float("nan")
-    metrics = source.run.metrics()
-    return float(metrics[metric][-1]) if metric in metrics else float("nan")
+    return float(source.run.metric(metric)[-1])

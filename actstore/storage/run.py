@@ -52,6 +52,7 @@ class Run:
         self.block_bytes: int | None = None
         self._group = group
         self._arrays: dict[str, zarr.Array[Any]] = {}
+        self._logged: dict[str, Array] = {}
 
     def __repr__(self) -> str:
         return f"<actstore.Run {self.name!r}: {len(self.epochs)} epochs>"
@@ -202,16 +203,18 @@ class Run:
         """Return the logged metrics, one ``(epoch,)`` float64 variable each, in memory."""
         return _described(
             xr.Dataset(
-                {name: (schema.EPOCH, values[self.slots]) for name, values in self._logged.items()},
+                {name: (schema.EPOCH, self.metric(name)) for name in self._contents["metrics"]},
                 coords={schema.EPOCH: self.epochs},
             )
         )
 
-    @functools.cached_property
-    def _logged(self) -> dict[str, Array]:
-        """The metrics of every slot, committed or not."""
-        names = self._contents["metrics"]
-        return {name: read_epochwise(self.array(name), self.path) for name in names}
+    def metric(self, name: str) -> Array:
+        """Return one metric at the selected epochs ``(epoch,)``; NaN if it was not logged."""
+        if name not in self._contents["metrics"]:
+            return np.full(len(self.slots), np.nan)
+        if name not in self._logged:  # as it is in every slot, committed or not
+            self._logged[name] = read_epochwise(self.array(name), self.path)
+        return np.take(self._logged[name], self.slots)
 
     def readout(self) -> xr.Dataset:
         """Return ``weight (epoch, output, neuron)`` and ``bias (epoch, output)``, lazily.
