@@ -12,14 +12,15 @@ from typing import Any
 from actstore import schema
 from actstore.errors import InvalidParameterError
 from actstore.queries.sources import Data, Source
-from actstore.storage.cache import BLOCK_BYTES
+from actstore.storage.cache import AHEAD_BYTES, BLOCK_BYTES
 from actstore.storage.catalogue import Catalogue
 
 _UNITS = {"": 1, "B": 1}
 _UNITS.update({f"{p}B": 1000**k for k, p in enumerate("KMGT", 1)})
 _UNITS.update({f"{p}iB": 1024**k for k, p in enumerate("KMGT", 1)})
 
-#: a block of samples takes this many times its size: as stored, decoded, and put together
+#: a block of samples takes this many times its size: as stored, decoded, and put together (of
+#: moments: while the next one is read)
 READ_COPIES = 3
 #: float64 matrices (neuron, neuron) that a worker holds at most, measured with tracemalloc
 MATRICES = {"noise": 10, "clones": 10}
@@ -66,6 +67,7 @@ def budget(
     found: Sequence[Source],
     *,
     layer: str = schema.DEFAULT_LAYER,
+    samples: bool = True,
     memory: int | str | None = None,
     workers: int | None = None,
     processes: bool = False,
@@ -82,6 +84,8 @@ def budget(
     query : str
     found : sequence of Source
     layer : str
+    samples : bool
+        Whether tasks look at samples, or at moments alone, which are summed over small blocks.
     memory : int or str, optional
         Bytes, or text such as ``"2GiB"``; None is no bound.
     workers : int, optional
@@ -100,6 +104,8 @@ def budget(
     matrices = MATRICES.get(query, MATRICES_ELSE) * width**2 * 8
     fixed = matrices + min(1024 * width, 2**22) * 8 + SAMPLE_WORK
     least, whole = _block_range(found, layer)
+    if not samples and not any(source.chunk_bytes for source in found):
+        whole = min(whole, max(least, AHEAD_BYTES))
     program = resident_bytes()
     most = workers or os.cpu_count() or 1
     if memory is None:

@@ -196,8 +196,8 @@ def answer_within(
     layer = parameters.get("layer", schema.DEFAULT_LAYER)
     found = sources(data, layer=layer, split=_first_split(parameters))
     plan = budget(
-        query, found, layer=layer, memory=memory, workers=workers, processes=processes,
-        result_bytes=2 * wanted.nbytes,
+        query, found, layer=layer, samples=_reads_samples(wanted), memory=memory, workers=workers,
+        processes=processes, result_bytes=2 * wanted.nbytes,
     )  # fmt: skip
     if plan.block_bytes < plan.epoch_bytes:
         result = ask(in_blocks(data, plan.block_bytes), **parameters)
@@ -211,6 +211,11 @@ def _first_split(parameters: dict[str, Any]) -> str:
             return str(parameters[key])
     splits = parameters.get("splits", "test")
     return splits if isinstance(splits, str) else str(splits[0])
+
+
+def _reads_samples(wanted: xr.Dataset) -> bool:
+    graphs = (v.data.dask for v in wanted.variables.values() if hasattr(v.data, "dask"))
+    return any(name.startswith(schema.ACTIVATIONS) for graph in graphs for name in graph.layers)
 
 
 def _tasks(wanted: xr.Dataset) -> dict[Any, Any]:
