@@ -8,10 +8,16 @@ import sys
 
 import numpy as np
 
-from . import curves, errors, memory, moments
+from . import curves, errors, memory, moments, storage
 from .timing import Row, table
 
-SUBJECTS = {"curves": curves, "moments": moments, "errors": errors, "memory": memory}
+SUBJECTS = {
+    "curves": curves,
+    "moments": moments,
+    "errors": errors,
+    "memory": memory,
+    "storage": storage,
+}
 
 
 def main(names: list[str]) -> None:
