@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
@@ -216,7 +217,9 @@ def command(
             quiet=quiet,
         )  # fmt: skip
     except KeyboardInterrupt:
-        click.echo(f"\n{interrupted(store, plans)}", err=True)
+        said = interrupted(store, plans)
+        as_json = json.dumps({"event": "interrupted", "message": said})
+        click.echo(as_json if log_format == "json" else f"\n{said}", err=True)
         raise SystemExit(130) from None
 
 

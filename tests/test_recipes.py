@@ -234,7 +234,7 @@ def test_the_wide_resnet_of_fashion_mnist_is_chosen_by_a_value():
         ({"optimizer": ["rmsprop"]}, "optimizer is 'rmsprop'; expected sgd or adam"),
         ({"until": ["zero"]}, "until is 'zero'; expected 'zero-error'"),
         ({"label_noise": [1.5]}, "label_noise is 1.5; expected a number from 0 to 1"),
-        ({"data_dir": ["/data"]}, "nothing in 'cifar10-wrn28' takes 'data_dir'"),
+        ({"data_dir": ["/data"]}, "'data_dir' says where the data are .* --data-dir"),
         ({"loss": ["square_hinge"], "label_smoothing": [0.1]}, "for the square hinge loss"),
         ({"learning_rate": [float("inf")]}, "learning_rate is inf"),
     ],
@@ -639,7 +639,6 @@ def test_compiled_steps_train_to_the_same_errors(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_fashion_mnist_widened_with_weight_decay_holds_clones(tmp_path):
-    """Settings of ``measured.md``'s fast run: clones with weight decay, hardly any without."""
     import actstore
 
     try:
@@ -651,7 +650,17 @@ def test_fashion_mnist_widened_with_weight_decay_holds_clones(tmp_path):
         values={"learning_rate": [0.2], "batch_size": [100], "weight_decay": [0.003, 0.0]},
     )  # fmt: skip
     record_sweep(tmp_path / "f.zarr", plans)
-    runs = Catalogue(tmp_path / "f.zarr")
-    assert float(runs.sel(width=256, weight_decay=0.003).only().metrics().train_error[-1]) == 0
-    answer = actstore.open(tmp_path / "f.zarr").clones(epoch=-1, threshold=0.95).compute()
-    print(answer.n_clones)
+    store = actstore.open(tmp_path / "f.zarr")
+    ratio = {}
+    for decay in (0.003, 0.0):
+        for width in (32, 256):
+            selected = store.sel(width=width, weight_decay=decay, epoch=-1)
+            found = selected.clones(threshold=0.95).compute()
+            ratio[width, decay] = float(found.width_ratio.squeeze())
+            run = Catalogue(tmp_path / "f.zarr").sel(width=width, weight_decay=decay).only()
+            metrics = run.metrics().isel(epoch=-1)
+            assert float(metrics.train_error) < 0.005
+            assert float(metrics.test_error) < 0.21
+    # Measured: 11.6 with these settings, and 10.5 with half the learning rate, at width 256.
+    assert 8 < ratio[256, 0.003] < 16
+    assert max(ratio[256, 0.0], ratio[32, 0.003], ratio[32, 0.0]) < 2

@@ -84,6 +84,9 @@ class Normalise:
     def __call__(self, images: Tensor) -> Tensor:
         """Return float32 images."""
         shape = (1, -1, 1, 1)
-        mean = torch.tensor(self.mean, device=images.device).view(shape)
-        scale = torch.tensor(self.sd, device=images.device).reciprocal().view(shape)
+        # Made on the host and copied without waiting: a GPU keeps its queue of work.
+        mean, scale = (
+            values.view(shape).to(images.device, non_blocking=True)
+            for values in (torch.tensor(self.mean), torch.tensor(self.sd).reciprocal())
+        )
         return (images.float() - mean) * scale

@@ -179,8 +179,7 @@ def mnist_parity(
     arXiv 2106.03485, pMNIST; the scale of the components is not given there.
     """
     from_disk = _torchvision("MNIST", "MNIST", data_dir, download)
-    held = _first({name: (part.data, part.targets) for name, part in from_disk.items()}, 0)
-    pixels = {name: x.flatten(1).double() for name, (x, _) in held.items()}
+    pixels = {name: part.data.flatten(1).double() for name, part in from_disk.items()}
     mean = pixels["train"].mean(0)
     centred = pixels["train"] - mean
     variances, axes = torch.linalg.eigh(centred.T @ centred / len(centred))
@@ -188,8 +187,11 @@ def mnist_parity(
     # An eigenvector has no sign of its own; one rule gives every machine the same data.
     largest = kept.gather(0, kept.abs().argmax(0, keepdim=True))
     kept = kept * largest.sign() / variances[-components:].mean().sqrt()
-    splits = {name: (((pixels[name] - mean) @ kept).float(), held[name][1] % 2) for name in held}
-    return {name: Split(pair) for name, pair in _first(splits, train_samples).items()}
+    held = {
+        name: (((pixels[name] - mean) @ kept).float(), part.targets % 2)
+        for name, part in from_disk.items()
+    }
+    return {name: Split(pair) for name, pair in _first(held, train_samples).items()}
 
 
 def imagenet(

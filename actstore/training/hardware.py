@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -64,7 +64,8 @@ def set_up(device: torch.device, threads: int | None) -> Iterator[None]:
     # The seed is part of a run's name: one seed must give one result, also on a GPU.
     cudnn.deterministic, cudnn.benchmark = True, False
     try:
-        yield
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+            yield
     finally:
         torch.set_num_threads(before)
         cudnn.deterministic, cudnn.benchmark = chosen

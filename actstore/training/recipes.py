@@ -78,8 +78,12 @@ class Recipe:
         settings = {key: value for key, value in values.items() if key in known}
         rest = {key: value for key, value in values.items() if key not in known}
         for key in rest:
-            taken = any(takes is None or key in takes for takes in (model, data))
-            if not taken or key in _WHERE:
+            if key in _WHERE:
+                raise InvalidParameterError(
+                    f"{key!r} says where the data are and is no setting of a run; give it to the "
+                    f"sweep: --{key.replace('_', '-')}"
+                )
+            if not any(takes is None or key in takes for takes in (model, data)):
                 listed = known.union(model or (), data or (), self._own_keys())
                 raise InvalidParameterError(
                     f"nothing in {self.name!r} takes {key!r}; it has "

@@ -45,7 +45,8 @@ def record_sweep(
         See :func:`plan_sweep`.
     resume
         Leave complete runs as they are and continue interrupted ones from their checkpoints
-        in ``<store>.checkpoints``, on a CPU to the same weights as without interruption.
+        in ``<store>.checkpoints``, on a CPU to the same weights as without interruption (with
+        another number of threads: to the same but for rounding).
     overwrite
         Train runs anew that the store already holds.
     device
