@@ -53,7 +53,7 @@ LIMIT = 400
 LONG = {
     "actstore/kernels/fits.py": 408,
     "actstore/storage/run_check.py": 441,
-    "actstore/storage/writer.py": 529,
+    "actstore/storage/writer.py": 503,
 }
 
 

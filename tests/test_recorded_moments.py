@@ -144,4 +144,6 @@ def test_moments_that_are_computed_after_an_interruption_belong_to_the_resumed_e
 def test_what_is_kept_is_activations_or_moments(tmp_path, model):
     with pytest.raises(InvalidParameterError, match="expected 'activations' or 'moments'"):
         Recorder(tmp_path / "r.zarr", model, epochs=1, keep="both")
+    with pytest.raises(InvalidParameterError, match="summed before activations are rounded"):
+        Recorder(tmp_path / "r.zarr", model, epochs=1, moments=True, keep_bits=10)
     assert not (tmp_path / "r.zarr").exists()

@@ -358,6 +358,14 @@ def test_any_float_is_stored_as_float32(store, model, data, dtype):
     np.testing.assert_array_equal(found[0], model[:-1](x.to(dtype)).detach().float())
 
 
+def test_activations_are_rounded_where_fewer_bits_are_asked_for(store, model, loader, data):
+    with Recorder(store, model, epochs=1, keep_bits=10) as recorder:
+        recorder.record(1, test=loader)
+    found, exact = stored(store).activations[0].values, features(model, data)
+    np.testing.assert_allclose(found, exact, rtol=2**-11)
+    assert not (found.view("uint32") & 0x1FFF).any()
+
+
 def test_autocast_is_stored_as_float32(store, model, data):
     x, y = data.tensors
     with Recorder(store, model, epochs=1) as recorder, recorder.epoch(1) as snapshot:

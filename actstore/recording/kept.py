@@ -88,15 +88,21 @@ class Recorded:
         }
 
 
-def what_is_kept(keep: str, *, moments: bool) -> tuple[str, ...]:
+def what_is_kept(keep: str, *, moments: bool, keep_bits: int | None) -> tuple[str, ...]:
     """Return what is stored of a layer: activations, moments or both.
 
     Raises
     ------
     InvalidParameterError
-        If ``keep`` is neither ``"activations"`` nor ``"moments"``.
+        If ``keep`` is neither ``"activations"`` nor ``"moments"``, or activations are to be
+        rounded after their moments were summed.
     """
     if keep not in (schema.ACTIVATIONS, schema.MOMENTS):
         raise InvalidParameterError(f"keep={keep!r} was given; expected 'activations' or 'moments'")
+    if keep_bits is not None and (moments or keep == schema.MOMENTS):
+        raise InvalidParameterError(
+            f"keep_bits={keep_bits} and moments were asked for; moments are summed before "
+            "activations are rounded, and would not be those of what is stored: give one of the two"
+        )
     both = moments and keep == schema.ACTIVATIONS
     return (schema.ACTIVATIONS, schema.MOMENTS) if both else (keep,)

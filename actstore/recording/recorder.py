@@ -159,7 +159,7 @@ class Recorder:
                 "resume and overwrite were both given; choose whether what is stored is continued "
                 "or replaced"
             )
-        self.keep = what_is_kept(keep, moments=moments)
+        self.keep = what_is_kept(keep, moments=moments, keep_bits=keep_bits)
         self.model = model
         self.schedule = Schedule.of(schedule)
         self.planned = self.schedule.epochs(epochs)

@@ -11,7 +11,7 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
@@ -21,12 +21,10 @@ import zarr
 
 from actstore import schema
 from actstore.errors import (
-    ActstoreError,
     InvalidDataError,
     InvalidParameterError,
     NotInStoreError,
     RunExistsError,
-    StoreWriteError,
 )
 from actstore.kernels.moments import Moments
 from actstore.storage import cache, layout
@@ -45,13 +43,13 @@ from actstore.storage.lock import RunLock
 from actstore.storage.precision import KEEP_BITS, PRECISION, Change, as_attribute, measure
 from actstore.storage.reading import (
     DAMAGE,
-    corrupt,
     is_run,
     marker_slots,
     member,
     read_marker,
     read_samplewise,
 )
+from actstore.storage.refusal import already_there, plain, refusals
 from actstore.storage.seal import DOCUMENT, sealed
 from actstore.storage.shards import Blocks, write_epoch
 from actstore.storage.snapshot import Snapshot
@@ -129,7 +127,7 @@ class RunWriter:
         root = open_or_create_root(store, durable=durable)
         found = is_run(member(root, name, where))
         if found and not overwrite:
-            raise _exists(where, name)
+            raise already_there(where, name)
         folder = Path(where, name)
         if folder.exists() and not (found or is_remains(folder)):
             raise RunExistsError(
@@ -140,8 +138,8 @@ class RunWriter:
             "node_type": "group",
             "attributes": {**attributes, "slots": slots},
         }
-        data = sealed(json.dumps(document, default=_plain).encode())
-        with _refusals(where, f"run {name!r}"):
+        data = sealed(json.dumps(document, default=plain).encode())
+        with refusals(where, f"run {name!r}"):
             if folder.exists():
                 lock = RunLock.acquire(Path(where), name)
                 delete_run(root, name)
@@ -149,7 +147,7 @@ class RunWriter:
             try:  # of two processes that create the run at once, one succeeds
                 create_file(folder / DOCUMENT, data)
             except FileExistsError as error:
-                raise _exists(where, name) from error
+                raise already_there(where, name) from error
             return cls._locked(store, root, name)
 
     @classmethod
@@ -176,7 +174,7 @@ class RunWriter:
             raise NotInStoreError(f"no run {name!r} in {where!r}; create it first")
         if _is_complete(found):
             raise RunExistsError(f"run {name!r} is complete: nothing is left to append")
-        with _refusals(where, f"run {name!r}"):
+        with refusals(where, f"run {name!r}"):
             return cls._locked(store, root, name)
 
     @classmethod
@@ -264,7 +262,7 @@ class RunWriter:
             raise InvalidParameterError(
                 f"epoch {epoch} was given after run {self.name!r} was closed; open it again"
             )
-        with _refusals(self._store, f"epoch {epoch} of run {self.name!r}", self):
+        with refusals(self._store, f"epoch {epoch} of run {self.name!r}", self._intact):
             self._refresh()
             slot = self._free_slot(epoch)
             expected = self._first or self._stored_shape()
@@ -307,7 +305,7 @@ class RunWriter:
             return
         try:
             if complete:
-                with _refusals(self._store, f"the end of run {self.name!r}", self):
+                with refusals(self._store, f"the end of run {self.name!r}", self._intact):
                     self._finish()
         finally:
             self._closed = True
@@ -341,6 +339,11 @@ class RunWriter:
         used = marker_slots(marker)
         self.committed = tuple(int(epoch) for epoch in marker[used])
         self._next = int(used[-1]) + 1 if len(used) else 0
+
+    def _intact(self) -> tuple[int, ...]:
+        with contextlib.suppress(*DAMAGE):
+            self._refresh()
+        return self.committed
 
     def _finish(self) -> None:
         self._refresh()
@@ -493,41 +496,5 @@ class RunWriter:
         layout.create_epochwise(self._group, name, slots=self._marker.shape[0], rest=(), dims=())
 
 
-@contextlib.contextmanager
-def _refusals(store: str, what: str, writer: RunWriter | None = None) -> Iterator[None]:
-    """Turn what the disk refuses into one sentence."""
-    try:
-        yield
-    except ActstoreError:
-        raise
-    except KeyError as error:
-        raise corrupt(str(error), store, "it is missing") from error
-    except OSError as error:
-        intact = "the store holds nothing of it"
-        if writer is not None:
-            with contextlib.suppress(*DAMAGE):
-                writer._refresh()
-            intact = f"the {len(writer.committed)} epochs before it are intact"
-        raise StoreWriteError(
-            f"{what} could not be written to {store!r} ({error.strerror or error}); {intact}: "
-            "mend the disk and resume"
-        ) from error
-
-
 def _is_complete(group: zarr.Group | zarr.Array[Any]) -> bool:
     return bool(group.attrs.get("complete"))
-
-
-def _exists(store: str, name: str) -> RunExistsError:
-    return RunExistsError(
-        f"run {name!r} is already in {store!r}; resume it, overwrite it, or give another name"
-    )
-
-
-def _plain(value: Any) -> Any:
-    """Return a NumPy scalar or array as JSON can hold it."""
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    raise InvalidParameterError(
-        f"the attribute {value!r} cannot be stored; use numbers, text, lists and dictionaries"
-    )
