@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import dask
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
@@ -97,7 +98,9 @@ def export(
     _check_target(path, overwrite)
     aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
     try:
-        _WRITERS[path.suffix](selection, aside, split, layer, variable)
+        # One block after another: after an error no other thread may write to what is removed.
+        with dask.config.set(scheduler="synchronous"):
+            _WRITERS[path.suffix](selection, aside, split, layer, variable)
         if path.is_dir():
             remove_tree(path)
         os.replace(aside, path)
