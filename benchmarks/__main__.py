@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 
-from . import curves, errors, memory, moments, storage
+from . import curves, errors, memory, moments, recording, storage
 from .timing import Row, table
 
 SUBJECTS = {
@@ -17,6 +17,7 @@ SUBJECTS = {
     "errors": errors,
     "memory": memory,
     "storage": storage,
+    "recording": recording,
 }
 
 

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 import actstore
+from actstore import schema
 from actstore.errors import InvalidParameterError, NotInStoreError, StoreCorruptError
+from actstore.storage.writer import RunWriter
 
 from .recordings import one_epoch, record
 
@@ -213,3 +215,17 @@ def test_a_group_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
     record(tmp_path / "s")
     zarr.open_group(tmp_path / "s", mode="r+").create_group("notes", attributes={"by": "me"})
     assert list(actstore.open(tmp_path / "s")) == ["run"]
+
+
+def test_a_metric_does_not_hide_the_setting_of_its_name(tmp_path: Path) -> None:
+    attributes = schema.run_attributes(
+        width=4, seed=0, hyper_parameters={"learning_rate": 0.1}, layers={}
+    )
+    writer = RunWriter.create(tmp_path / "s.zarr", "run", slots=1, attributes=attributes)
+    x = np.random.default_rng(0).normal(size=(9, 4))
+    writer.write(
+        1, {"test": {"last_hidden": x}}, labels={"test": [0] * 9}, metrics={"learning_rate": 0.01}
+    )
+    writer.close(complete=True)
+    row = actstore.open(tmp_path / "s.zarr").runs.loc["run"]
+    assert (row["learning_rate"], row["last_learning_rate"]) == (0.1, 0.01)

@@ -81,11 +81,16 @@ class Catalogue(Mapping[str, Run]):
         """A row a run: width, seed, hyper-parameters, epochs stored, last epoch, last metrics."""
         rows = []
         for run in self.values():
-            metrics = run.metrics()
-            last = {str(k): float(v[-1]) for k, v in metrics.items()} if len(run.epochs) else {}
+            coords, metrics = run.coords(), run.metrics()
+            # the learning rate of the last epoch is not the one that was set
+            last = {
+                f"last_{name}" if name in coords else str(name): float(values[-1])
+                for name, values in metrics.items()
+                if len(run.epochs)
+            }
             rows.append(
                 {
-                    **run.coords(),
+                    **coords,
                     "epochs": len(run.epochs),
                     "last_epoch": int(run.epochs[-1]) if len(run.epochs) else schema.NO_EPOCH,
                     "complete": run.complete,
