@@ -205,12 +205,17 @@ def critical_sizes(
     ridge: float,
     cache: bool | None,
     blocks: int,
+    curves: xr.Dataset | None = None,
 ) -> xr.Dataset:
-    """Return critical sizes ``(epoch, threshold)``, with the subsets drawn anew, and the clones."""
-    curves = curves_of(
-        source, (split,), range(1, source.width + 1), subsets=subsets, rng_seed=rng_seed,
-        ridge=ridge, cache=cache, blocks=blocks,
-    )  # fmt: skip
+    """Return critical sizes ``(epoch, threshold)``, with the subsets drawn anew, and the clones.
+
+    ``curves`` are those of every size, if they are at hand.
+    """
+    if curves is None:
+        curves = curves_of(
+            source, (split,), range(1, source.width + 1), subsets=subsets, rng_seed=rng_seed,
+            ridge=ridge, cache=cache, blocks=blocks,
+        )  # fmt: skip
 
     def kernel(_epoch: int, r2: Array, alive: Array) -> tuple[Array, ...]:
         drawn = r2[:, : int(alive)]

@@ -24,7 +24,7 @@ from actstore.queries.parameters import (
     check_thresholds,
     subset_sizes,
 )
-from actstore.queries.reconstruction import curves_of
+from actstore.queries.reconstruction import at_sizes, curves_of
 from actstore.queries.sources import Data, Source, sources, warn_of_few_samples
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -114,7 +114,8 @@ def dynamics(
     }  # fmt: skip
     results = []
     for source in found:
-        clones = critical_sizes(source, split, thresholds, r2_name, **shared)
+        every = curves_of(source, (split,), range(1, source.width + 1), **shared)
+        clones = critical_sizes(source, split, thresholds, r2_name, **shared, curves=every)
         ranks = per_epoch(_ranks, source, (split,), RANKS, sizes={}, cache=cache)
         metrics = _metrics(source)
         one = clones.drop_vars("resampled_critical_size")
@@ -122,8 +123,8 @@ def dynamics(
             one = one.assign(more.data_vars)
         if subset_size is not None:
             sizes = subset_sizes(subset_size, found)
-            curves = curves_of(source, (split,), sizes, **shared)
-            one = one.assign(curves.drop_vars("alive").data_vars).assign_coords(curves.coords)
+            curves = at_sizes(every, sizes)
+            one = one.assign(curves.data_vars).assign_coords(curves.coords)
             noise = residuals(source, split, sizes, eigenvalues=False, **shared)
             one = one.assign(noise[["residual_correlation_heldout"]].data_vars)
         results.append(one)

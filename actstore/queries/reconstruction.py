@@ -12,6 +12,7 @@ from actstore import schema
 from actstore.kernels.reconstruction import cross_prefix_r2, prefix_r2, random_subsets
 from actstore.queries.apply import SUBSET, Layer, Output, concat_runs, describe, per_epoch
 from actstore.queries.apply import subset_blocks as blocks_for
+from actstore.queries.graph import over_epochs
 from actstore.queries.parameters import (
     check_positive,
     check_seed_and_ridge,
@@ -157,6 +158,32 @@ def curves_of(
         blocks=blocks,
     )  # fmt: skip
     return curves.assign_coords({**size_coords(sizes), SUBSET: np.arange(subsets)})
+
+
+def at_sizes(every: xr.Dataset, sizes: Sequence[int]) -> xr.Dataset:
+    """Return the R² curves of some sizes out of those of every size; NaN beyond the width."""
+    width = every.sizes[SIZE]
+    exist = np.flatnonzero(np.asarray(sizes) <= width)
+    places = np.asarray(sizes)[exist] - 1
+
+    def kernel(_epoch: int, *curves: np.ndarray[Any, Any]) -> tuple[Any, ...]:
+        found = np.full((len(curves), len(curves[0]), len(sizes)), np.nan)
+        for chosen, curve in zip(found, curves, strict=True):
+            chosen[:, exist] = curve[:, places]
+        return tuple(found)
+
+    outputs = {
+        name: output._replace(dims=(SUBSET, *output.dims))
+        for name, output in OUTPUTS.items()
+        if output.by_subset
+    }
+    return over_epochs(
+        kernel,
+        [every[name] for name in outputs],
+        outputs,
+        epochs=every[schema.EPOCH].values,
+        sizes={SIZE: len(sizes), SUBSET: every.sizes[SUBSET]},
+    ).assign_coords({**size_coords(sizes), SUBSET: every[SUBSET]})
 
 
 def size_coords(sizes: Sequence[int]) -> dict[str, Any]:
