@@ -43,7 +43,13 @@ class Setting(click.ParamType):  # type: ignore[type-arg]  # generic from click 
 
 
 def parse_value(text: str) -> int | float | bool | str:
-    """Return a number or truth value if the text is one, else the text."""
+    """Return a whole number, a number, true or false, or else the text itself.
+
+    Examples
+    --------
+    >>> [parse_value(text) for text in ("2", "5e-3", "true", "last")]
+    [2, 0.005, True, 'last']
+    """
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     for kind in (int, float):

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .options import parse_value
+
 if TYPE_CHECKING:
     from actstore.training import RunPlan
 
@@ -47,24 +49,6 @@ def _values(
             raise click.BadParameter(f"{text!r} is not KEY=VALUE")
         values.setdefault(key.strip(), []).append(parse_value(value.strip()))
     return {key: list(dict.fromkeys(tried)) for key, tried in values.items()}
-
-
-def parse_value(text: str) -> int | float | bool | str:
-    """Return a whole number, a number, true or false, or else the text itself.
-
-    Examples
-    --------
-    >>> [parse_value(text) for text in ("2", "5e-3", "true", "last")]
-    [2, 0.005, True, 'last']
-    """
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
 
 
 @click.command(

@@ -5,8 +5,9 @@ import subprocess
 import sys
 
 import pytest
+from actstore.cli.options import parse_value
 from actstore.cli.record import RECIPES as NAMED
-from actstore.cli.record import command, command_line, parse_value
+from actstore.cli.record import command, command_line
 from actstore.cli.record_progress import describe_bytes
 from click.testing import CliRunner
 
