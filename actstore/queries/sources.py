@@ -19,6 +19,7 @@ from actstore.kernels import moments as kernel
 from actstore.queries.graph import Output, over_epochs
 from actstore.storage.cache import BLOCK_BYTES, Leaf, load_moments, worthwhile
 from actstore.storage.catalogue import Catalogue
+from actstore.storage.location import anywhere
 from actstore.storage.run import Run, dask_token
 
 #: what every query takes: a store, a selection of one, or a dataset with ``activations``
@@ -145,7 +146,7 @@ def _run_moments(run: Run, layer: str, split: str, *, cache: bool | None = None)
     run.check(split, layer)
     samples, width = run.shape(split, layer)
     _check_samples(samples, f"split {split!r} of run {run.name!r}")
-    leaf = Leaf(run.path, run.name, split, layer, str(run.attrs.get("created", "")))
+    leaf = Leaf(anywhere(run.path), run.name, split, layer, str(run.attrs.get("created", "")))
     worth = run.keeps_moments or worthwhile(samples, width)
     use_cache = worth if cache is None else cache
     sizes = {schema.NEURON: width, schema.OTHER_NEURON: width}

@@ -18,6 +18,12 @@ from actstore.storage.seal import DOCUMENT
 StorePath: TypeAlias = str | os.PathLike[str]
 
 
+def anywhere(path: StorePath) -> str:
+    """Return the path as a process finds it that runs in another folder: a task may go to one."""
+    where = os.fspath(path)
+    return where if "://" in where else os.path.abspath(where)
+
+
 def open_root(
     path: StorePath, *, mode: Literal["r", "r+"] = "r", durable: bool = False
 ) -> zarr.Group:
@@ -45,7 +51,7 @@ def open_root(
         raise StoreNotFoundError(
             f"no store at {where!r}; record one with 'actstore record', or check the path"
         )
-    files = LocalFiles(Path(where), read_only=mode == "r", durable=durable)
+    files = LocalFiles(Path(anywhere(where)), read_only=mode == "r", durable=durable)
     try:
         root = zarr.open_group(files, mode=mode, zarr_format=3, use_consolidated=False)
     except (zarr.errors.NodeNotFoundError, zarr.errors.ContainsArrayError) as error:
