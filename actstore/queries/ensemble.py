@@ -257,11 +257,12 @@ def _winner(answer: xr.Dataset) -> xr.DataArray:
 def _bias_variance(
     settings: Settings, logits: Sequence[xr.DataArray], label: xr.DataArray
 ) -> xr.Dataset:
-    y = label.values
+    # what a task carries to wherever it runs: plain values, and no sources
+    y, shape = label.values, settings.shape
     places = list(settings.members.items())
 
     def kernel(*by_run: Array) -> tuple[Array, Array, Array]:
-        out = np.full((3, len(settings.names()), len(settings.widths)), np.nan)
+        out = np.full((3, *shape), np.nan)
         for place, runs in places:
             if len(runs) > 1:
                 members = softmax(np.stack([by_run[r] for r in runs]), axis=-1)
@@ -277,7 +278,7 @@ def _bias_variance(
         dask="parallelized",
         output_dtypes=["float64"] * 3,
         dask_gufunc_kwargs={
-            "output_sizes": {SETTING: len(settings.names()), WIDTH: len(settings.widths)},
+            "output_sizes": dict(zip((SETTING, WIDTH), shape, strict=True)),
             "allow_rechunk": True,
         },
     )

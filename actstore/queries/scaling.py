@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -173,7 +173,7 @@ def scaling(
         for source in found
     ]  # fmt: skip
     settings = Settings(found)
-    growth = _Growth(settings)
+    growth = _Growth(settings.widths, settings.shape, settings.members)
 
     def kernel(_: int, *parts: Array) -> tuple[Array, ...]:
         size, drawn, alive = (np.stack(parts[k::3]) for k in range(3))
@@ -212,11 +212,15 @@ def scaling(
     )
 
 
-class _Growth:
-    """The numbers and fits of a scaling, from the critical sizes of the runs."""
+class _Growth(NamedTuple):
+    """The numbers and fits of a scaling, from the critical sizes of the runs.
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    A task carries it to wherever it runs: plain values of :class:`Settings`, and no sources.
+    """
+
+    widths: list[int]
+    shape: tuple[int, int]
+    members: dict[tuple[int, int], list[int]]
 
     def answer(
         self,
@@ -235,13 +239,13 @@ class _Growth:
         drawn : (run, threshold, resample)
         alive : (run,)
         """
-        shape = (*self.settings.shape, len(thresholds))
+        shape = (*self.shape, len(thresholds))
         sizes, ratios = np.full(shape, np.nan), np.full(shape, np.nan)
         drawn_sizes = np.full((*shape, RESAMPLES), np.nan)
         drawn_ratios = drawn_sizes.copy()
         ratio = alive[:, None] / size
         drawn_ratio = alive[:, None, None] / drawn
-        for place, runs in self.settings.members.items():
+        for place, runs in self.members.items():
             sizes[place], ratios[place] = size[runs].mean(0), ratio[runs].mean(0)
             # a bootstrap over seeds (which runs) and subsets (which resample of each)
             for b in range(RESAMPLES):
@@ -257,11 +261,7 @@ class _Growth:
 
     def _fits(self, ratio: Array, drawn: Array, window: tuple[float, float] | None) -> list[float]:
         held = np.isfinite(ratio)
-        widths, ratio, drawn = (
-            np.asarray(self.settings.widths, float)[held],
-            ratio[held],
-            drawn[held],
-        )
+        widths, ratio, drawn = np.asarray(self.widths, float)[held], ratio[held], drawn[held]
         low, high = window or _window(widths, ratio)
         inside = (widths >= low) & (widths <= high)
         bend = critical_width(widths, ratio)
