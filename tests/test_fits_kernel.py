@@ -10,7 +10,14 @@ from scipy import stats
 from scipy.optimize import curve_fit, least_squares
 
 from actstore.errors import InvalidParameterError
-from actstore.kernels.fits import bootstrap, critical_width, decay_law, power_law
+from actstore.kernels.fits import (
+    critical_width,
+    critical_widths,
+    decay_exponents,
+    decay_law,
+    power_law,
+    power_law_exponents,
+)
 
 WIDTHS = np.array([8.0, 16, 32, 64, 128, 256, 512])
 
@@ -197,61 +204,31 @@ def test_intervals_of_the_laws_cover_the_truth_in_95_of_100_simulations():
     assert all(0.92 <= share <= 0.98 for share in coverage.values()), coverage
 
 
-# -- bootstrap ----------------------------------------------------------------------------
+# -- many rows at once ----------------------------------------------------------------------
 
 
-def test_bootstrap_agrees_with_that_of_scipy():
-    x = np.random.default_rng(0).exponential(size=40)
-    ours = bootstrap(np.mean, x, resamples=4000, seed=1)
-    theirs = stats.bootstrap(
-        (x,), np.mean, n_resamples=4000, confidence_level=0.9, method="percentile", rng=2
-    ).confidence_interval
-    # Monte Carlo error of a 5 % quantile from 4000 draws is 0.03 standard errors
-    tolerance = 0.15 * x.std() / np.sqrt(40)
-    assert ours.estimate == pytest.approx(x.mean())
-    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=tolerance)
-
-
-def test_bootstrap_resamples_whole_repetitions_along_the_axis():
-    x = np.random.default_rng(0).normal(size=(3, 30))
-    x[1] = x[0] + 1
-    answer = bootstrap(lambda s: s.mean(axis=1), x, seed=0, axis=1, resamples=200)
-    assert answer.low.shape == (3,)
-    # rows drawn together keep their difference in every draw
-    assert answer.low[1] - answer.low[0] == pytest.approx(1)
-    assert (answer.low < answer.estimate).all()
-    assert (answer.estimate < answer.high).all()
-
-
-def test_bootstrap_is_the_same_for_the_same_seed():
-    x = np.arange(20.0)
-    assert bootstrap(np.mean, x, seed=3) == bootstrap(np.mean, x, seed=3)
-    assert bootstrap(np.mean, x, seed=3) != bootstrap(np.mean, x, seed=4)
-
-
-def test_a_single_repetition_has_no_interval():
-    answer = bootstrap(np.mean, [2.0], seed=0)
-    assert answer.estimate == 2
-    assert np.isnan([answer.low, answer.high]).all()
-
-
-def test_draws_without_a_value_are_left_out():
-    def fragile(sample):
-        return np.nan if 3.0 in sample else sample.mean()
-
-    answer = bootstrap(fragile, np.arange(4.0), seed=0, resamples=200)
-    assert 0 <= answer.low <= answer.high <= 2
-
-
-@pytest.mark.slow
-def test_bootstrap_interval_of_a_mean_covers_it_in_90_of_100_simulations():
-    rng = np.random.default_rng(0)
-    hits = 0
-    for seed in range(500):
-        answer = bootstrap(np.mean, rng.exponential(size=40), seed=seed, resamples=300)
-        hits += answer.low <= 1 <= answer.high
-    # binomial sd 1.3 %; percentile intervals of 40 skewed values are a few points short
-    assert 0.83 <= hits / 500 <= 0.94
+@pytest.mark.parametrize("known", [None, 0.02])
+def test_rows_that_are_fitted_together_are_fitted_as_each_alone(known):
+    rows = np.array([noisy(0.02 + 0.4 * WIDTHS**-0.7, 0.1, seed) for seed in range(12)])
+    rows[3, 2] = np.nan
+    rows[4, 5] = 0.0  # has no relative error: not a point
+    rows[5] = rows[5][::-1]  # rises
+    rows[6, 2:] = np.nan
+    window = (8, 300)
+    exponents = [power_law(WIDTHS, row, window=window).exponent for row in rows]
+    np.testing.assert_allclose(power_law_exponents(WIDTHS, rows, window=window), exponents)
+    gammas = [decay_law(WIDTHS, row, error_inf=known, window=window).gamma for row in rows]
+    found = decay_exponents(WIDTHS, rows, error_inf=known, window=window)
+    np.testing.assert_allclose(found, gammas, rtol=1e-7)
+    # a bend between points that are in the window: below them a free plateau leaves it open
+    ratios = np.array([noisy(1 + np.maximum(0, WIDTHS - 40) / 16, 0.1, seed) for seed in range(8)])
+    ratios[3, 2] = np.nan
+    plateau = known and 1.0
+    bends = [critical_width(WIDTHS, row, plateau=plateau, window=window) for row in ratios]
+    found = critical_widths(WIDTHS, ratios, plateau=plateau, window=window)
+    np.testing.assert_allclose(found, [bend.critical_width for bend in bends], rtol=1e-7)
+    assert np.isnan(gammas[5:7]).all()
+    assert np.isfinite(gammas[:4]).all()
 
 
 # -- bad input ----------------------------------------------------------------------------
@@ -266,9 +243,6 @@ def test_bootstrap_interval_of_a_mean_covers_it_in_90_of_100_simulations():
         (lambda: power_law([1, 2, 3], [1, 2, 3], level=95), "level"),
         (lambda: decay_law([1, 2, 3], [1, 2, 3], error_inf=-0.1), "not negative"),
         (lambda: critical_width([1, 2, 3], [1, 2]), "equal length"),
-        (lambda: bootstrap(np.mean, [], seed=0), "at least one repetition"),
-        (lambda: bootstrap(np.mean, [1.0], seed=0, resamples=0), "at least 1"),
-        (lambda: bootstrap(np.mean, [1.0], seed=0, level=0), "level"),
     ],
 )
 def test_bad_input_is_one_clear_sentence(call, message):

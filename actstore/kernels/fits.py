@@ -1,4 +1,4 @@
-"""Laws fitted to a few points: power law, decay to a floor, broken line; and bootstrap intervals.
+"""Laws fitted to a few points: power law, decay to a floor, broken line.
 
 Every result says in which window it holds, on how many points it stands and how sure it is.
 Points that are not finite and positive are left out and not counted. Too few points, or points
@@ -11,14 +11,13 @@ because the spread of an error rate or of a number of clones grows with its size
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
 from actstore.errors import InvalidParameterError
-from actstore.kernels.projection import Floats, floor_and_slope, one_slope, profile
+from actstore.kernels.projection import Floats, Search, profile_interval, search
 
 Window = tuple[float, float]
 
@@ -65,18 +64,6 @@ class CriticalWidth:
     level: float
     window: Window
     n_points: int
-
-
-@dataclass(frozen=True)
-class Bootstrap:
-    """A statistic with its percentile interval; see :func:`bootstrap`."""
-
-    estimate: Any  # float, or array of what the statistic returns
-    low: Any
-    high: Any
-    level: float
-    resamples: int
-    n_samples: int
 
 
 def power_law(
@@ -194,28 +181,14 @@ def decay_law(
     nothing = DecayLaw(np.nan, np.nan, np.nan, given, np.nan, np.nan, level, used, n)
     if n < 3 or np.ptp(points) == 0:
         return nothing
-    # widths in units of their geometric mean keep w^−10 in range
-    unit = float(np.exp(np.log(points).mean()))
-
-    def solve(gammas: Floats) -> tuple[Floats, Floats, Floats]:
-        powers = (points / unit) ** -gammas[:, None]
-        if error_inf is not None:
-            floor = np.full(len(gammas), float(error_inf))
-            height = one_slope(powers / values, 1 - floor[:, None] / values)
-        else:
-            floor, height = floor_and_slope(powers, values)
-        residuals = 1 - (floor[:, None] + height[:, None] * powers) / values
-        return np.square(residuals).sum(axis=1), floor, height
-
-    gamma, low, high = profile(lambda g: solve(g)[0], _EXPONENTS, n - (2 if given else 3), level)
-    _, floor, height = solve(np.array([gamma]))
-    # above a given floor a flat or rising error fits best at the smallest exponent there is
-    if not (height[0] > 0 and gamma > 1.001 * _EXPONENTS[0]):
+    found, unit, decays = _decay(points, values[None], error_inf)
+    if not decays[0]:
         return nothing
+    low, high = profile_interval(found, n - (2 if given else 3), level)
     return DecayLaw(
-        gamma=gamma,
-        amplitude=float(height[0] * unit**gamma),
-        error_inf=float(floor[0]),
+        gamma=float(found.parameter[0]),
+        amplitude=float(found.slope[0] * unit ** found.parameter[0]),
+        error_inf=float(found.floor[0]),
         error_inf_given=given,
         low=low,
         high=high,
@@ -278,30 +251,14 @@ def critical_width(
     if n < 3 or np.ptp(points) == 0:
         return nothing
 
-    def solve(bends: Floats) -> tuple[Floats, Floats, Floats]:
-        above = np.maximum(0, points - bends[:, None])
-        if plateau is not None:
-            level_below = np.full(len(bends), float(plateau))
-            slope = one_slope(above / values, 1 - level_below[:, None] / values)
-        else:
-            level_below, slope = floor_and_slope(above, values)
-        residuals = 1 - (level_below[:, None] + slope[:, None] * above) / values
-        return np.square(residuals).sum(axis=1), level_below, slope
-
-    # a bend above the last width but one would rest the line on a single point
-    last = np.sort(points)[-2]
-    bends = np.unique(np.concatenate([[0], np.geomspace(points.min() / 8, last, 200), points]))
-    bends = bends[bends <= last]
-    bend, low, high = profile(
-        lambda c: solve(c)[0], bends, n - (2 if plateau is not None else 3), level
-    )
-    _, below, slope = solve(np.array([bend]))
-    if not slope[0] > 1e-12 * values.max() / points.max():
+    found, rises = _broken_line(points, values[None], plateau)
+    if not rises[0]:
         return nothing
+    low, high = profile_interval(found, n - (2 if plateau is not None else 3), level)
     return CriticalWidth(
-        critical_width=bend,
-        slope=float(slope[0]),
-        plateau=float(below[0]),
+        critical_width=float(found.parameter[0]),
+        slope=float(found.slope[0]),
+        plateau=float(found.floor[0]),
         low=low,
         high=high,
         level=level,
@@ -310,76 +267,102 @@ def critical_width(
     )
 
 
-def bootstrap(
-    statistic: Callable[[NDArray[Any]], Any],
-    samples: ArrayLike,
-    *,
-    resamples: int = 1000,
-    seed: int,
-    level: float = 0.9,
-    axis: int = 0,
-) -> Bootstrap:
-    """Return a statistic of samples with its percentile bootstrap interval.
-
-    Parameters
-    ----------
-    statistic
-        Function of an array like `samples`; returns a number or an array.
-    samples
-        Array with one independent repetition (a seed, or a subset) for each index of `axis`.
-    resamples
-        Draws with replacement along `axis`.
-    seed
-        Seed of the draws.
-    level
-        Of the interval, from the (1 ± level) / 2 quantiles of the draws.
-    axis
-        Axis of the repetitions.
-
-    Returns
-    -------
-    Bootstrap
-        The interval is NaN with a single repetition: its spread is not known. Draws in which
-        the statistic is NaN are left out of the quantiles.
-
-    Raises
-    ------
-    InvalidParameterError
-        When there are no samples or no resamples, or the level is outside (0, 1).
-
-    References
-    ----------
-    Efron and Tibshirani, "An introduction to the bootstrap" (1993), chapter 13. With fewer than
-    about ten repetitions percentile intervals are too short.
+def power_law_exponents(w: ArrayLike, rows: ArrayLike, *, window: Window | None = None) -> Floats:
+    """Return the exponent of :func:`power_law` of each row ``(row, point)``: ``(row,)``.
 
     Examples
     --------
-    >>> answer = bootstrap(np.mean, np.arange(50.0), seed=0)
-    >>> answer.low < answer.estimate < answer.high
-    True
+    >>> power_law_exponents([8, 16, 32], [[1, 2, 4], [3, 3, 3], [1, 2, 0]]).round(6)
+    array([ 1.,  0., nan])
     """
-    data = np.asarray(samples)
-    if not data.ndim or not data.shape[axis]:
-        raise InvalidParameterError("no samples to draw from; give at least one repetition")
-    if resamples < 1:
-        raise InvalidParameterError(f"resamples is {resamples}; give at least 1")
-    _check_level(level)
-    n = data.shape[axis]
-    estimate = np.asarray(statistic(data), dtype=np.float64)
-    rng = np.random.default_rng(seed)
-    draws = np.full((resamples, *estimate.shape), np.nan)
-    if n > 1:
-        for draw in range(resamples):
-            draws[draw] = statistic(np.take(data, rng.integers(n, size=n), axis=axis))
-    known = np.isfinite(draws).any(axis=0)
-    # nanquantile warns of columns without a number, and those are NaN by intent
-    filled = np.where(known, draws, 0.0)
-    low, high = np.where(
-        known, np.nanquantile(filled, [(1 - level) / 2, (1 + level) / 2], axis=0), np.nan
+
+    def slopes(points: Floats, values: Floats) -> Floats:
+        x = np.log(points)
+        centred = x - x.mean()
+        return np.asarray(np.log(values) @ centred / (centred @ centred))
+
+    return _row_by_row(w, rows, window, slopes)
+
+
+def decay_exponents(
+    w: ArrayLike,
+    rows: ArrayLike,
+    *,
+    error_inf: float | None = None,
+    window: Window | None = None,
+) -> Floats:
+    """Return γ of :func:`decay_law` of each row ``(row, point)``: ``(row,)``.
+
+    Examples
+    --------
+    >>> w = np.array([16.0, 32, 64, 128])
+    >>> decay_exponents(w, [0.02 + 0.3 / w, 0.02 + 0.3 * w], error_inf=0.02).round(4)
+    array([ 1., nan])
+    """
+
+    def gammas(points: Floats, values: Floats) -> Floats:
+        found, _, decays = _decay(points, values, error_inf)
+        return np.where(decays, found.parameter, np.nan)
+
+    return _row_by_row(w, rows, window, gammas)
+
+
+def critical_widths(
+    w: ArrayLike, rows: ArrayLike, *, plateau: float | None = 1.0, window: Window | None = None
+) -> Floats:
+    """Return the critical width of :func:`critical_width` of each row ``(row, point)``: ``(row,)``.
+
+    Examples
+    --------
+    >>> w = np.array([8.0, 16, 32, 64, 128])
+    >>> critical_widths(w, [1 + np.maximum(0, w - 20) / 16, np.ones(5)]).round(3)
+    array([20., nan])
+    """
+
+    def bends(points: Floats, values: Floats) -> Floats:
+        found, rises = _broken_line(points, values, plateau)
+        return np.where(rises, found.parameter, np.nan)
+
+    return _row_by_row(w, rows, window, bends)
+
+
+def _decay(
+    points: Floats, rows: Floats, error_inf: float | None
+) -> tuple[Search, float, NDArray[np.bool_]]:
+    """Return the fit, the unit that widths were measured in, and which rows decay."""
+    # widths in units of their geometric mean keep w^−10 in range
+    unit = float(np.exp(np.log(points).mean()))
+    found = search(lambda g: (points / unit) ** -g[..., None], _EXPONENTS, rows, error_inf)
+    # above a given floor a flat or rising error fits best at the smallest exponent there is
+    return found, unit, (found.slope > 0) & (found.parameter > 1.001 * _EXPONENTS[0])
+
+
+def _broken_line(
+    points: Floats, rows: Floats, plateau: float | None
+) -> tuple[Search, NDArray[np.bool_]]:
+    """Return the fit, and which rows rise."""
+    # a bend above the last width but one would rest the line on a single point
+    last = np.sort(points)[-2]
+    bends = np.unique(np.concatenate([[0], np.geomspace(points.min() / 8, last, 200), points]))
+    found = search(
+        lambda bend: np.maximum(0, points - bend[..., None]), bends[bends <= last], rows, plateau
     )
-    if not estimate.shape:
-        return Bootstrap(float(estimate), float(low), float(high), level, resamples, n)
-    return Bootstrap(estimate, low, high, level, resamples, n)
+    return found, found.slope > 1e-12 * rows.max(axis=1) / points.max()
+
+
+def _row_by_row(
+    w: ArrayLike, rows: ArrayLike, window: Window | None, fit: Callable[[Floats, Floats], Floats]
+) -> Floats:
+    """Fit all rows that have the same points at once; NaN where they are fewer than three."""
+    points, values = np.asarray(w, dtype=np.float64), np.asarray(rows, dtype=np.float64)
+    low, high = window or (0, np.inf)
+    kept = np.isfinite(values) & (values > 0) & (points > 0) & (points >= low) & (points <= high)
+    found = np.full(len(values), np.nan)
+    for pattern in np.unique(kept, axis=0):
+        alike = (kept == pattern).all(axis=1)
+        if pattern.sum() >= 3 and np.ptp(points[pattern]) > 0:
+            found[alike] = fit(points[pattern], values[alike][:, pattern])
+    return found
 
 
 def _points(
