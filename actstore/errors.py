@@ -21,6 +21,10 @@ class StoreCorruptError(ActstoreError, OSError):
     """Stored bytes cannot be read back as what was written."""
 
 
+class StoreUnreachableError(ActstoreError, ConnectionError):
+    """The server of a store in a bucket does not answer, or lets these credentials not read."""
+
+
 class StoreWriteError(ActstoreError, OSError):
     """An epoch could not be written; nothing of it was committed."""
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
+    from actstore.storage.files import Files
     from actstore.storage.run import Run
     from actstore.store import Store
 
@@ -38,6 +38,8 @@ def _of_store(store: Store) -> list[tuple[str, str]]:
         for key, value in {"seed": run.seed, **run.hyper_parameters}.items():
             settings.setdefault(key, set()).add(str(value))
     complete = sum(run.complete for run in store.values())
+    from actstore.storage.location import files_at
+
     return [
         ("store", store.path),
         ("format", str(store.attrs["actstore_format"])),
@@ -46,12 +48,14 @@ def _of_store(store: Store) -> list[tuple[str, str]]:
         ("runs", f"{len(store)}, {complete} complete"),
         ("widths", ", ".join(map(str, widths))),
         *((key, ", ".join(sorted(values))) for key, values in settings.items()),
-        ("on disk", size(disk_bytes(Path(store.path)))),
+        ("on disk", size(_bytes(files_at(store.path, read_only=True), ""))),
     ]
 
 
 def _of_run(run: Run) -> list[tuple[str, str]]:
-    folder = Path(run.path, run.name)
+    from actstore.storage.location import files_at
+
+    files = files_at(run.path, read_only=True)
     lines = [
         ("run", run.name),
         *((key, str(value)) for key, value in run.coords().items()),
@@ -66,13 +70,13 @@ def _of_run(run: Run) -> list[tuple[str, str]]:
         for layer in run.layers(split):
             samples, neurons = run.shape(split, layer)
             if not run.keeps_samples:
-                kept = disk_bytes(folder / split / layer)
+                kept = _bytes(files, f"{run.name}/{split}/{layer}")
                 lines.append(
                     (f"{split}/{layer}", f"moments of {samples} samples x {neurons} neurons, "
                      f"{size(kept)} on disk")
                 )  # fmt: skip
                 continue
-            kept = disk_bytes(folder / split / layer / "activations")
+            kept = _bytes(files, f"{run.name}/{split}/{layer}/activations")
             whole = 4 * len(run.epochs) * samples * neurons
             ratio = f", {whole / kept:.2f} x smaller than its {size(whole)}" if kept else ""
             lines.append(
@@ -104,9 +108,8 @@ def _precision(run: Run) -> str:
     return text
 
 
-def disk_bytes(folder: Path) -> int:
-    """Return the bytes of all files below a folder."""
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+def _bytes(files: Files, folder: str) -> int:
+    return sum(files.sizes(folder).values())
 
 
 def size(count: float) -> str:

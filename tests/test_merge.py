@@ -18,6 +18,7 @@ from actstore.errors import (
 )
 from actstore.storage import merging
 from actstore.storage.cache import Leaf, load_moments
+from actstore.storage.local import LocalFiles
 from actstore.storage.merging import merge
 from actstore.storage.repair import repair
 from actstore.storage.verify import verify
@@ -157,21 +158,28 @@ def test_a_copy_that_stops_anywhere_is_not_seen_and_is_repeated(
     target = tmp_path / "all"
     record(target, "mine", epochs=(0,), seed=3)
     before = every_byte(target)
-    steps = 0
+    steps, inside = 0, False
 
     def counted(function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **keywords: Any) -> Any:
-            nonlocal steps
+            nonlocal steps, inside
+            if inside:  # a part of one step
+                return function(*arguments, **keywords)
             steps += 1
             if steps > step:
                 raise OSError(28, "No space left on device")
-            return function(*arguments, **keywords)
+            inside = True
+            try:
+                return function(*arguments, **keywords)
+            finally:
+                inside = False
 
         return call
 
     with monkeypatch.context() as patch:
-        for name in ("create_file", "replace_file", "_copy_tree"):
-            patch.setattr(merging, name, counted(getattr(merging, name)))
+        patch.setattr(merging, "_copy_tree", counted(merging._copy_tree))
+        for name in ("create", "put"):
+            patch.setattr(LocalFiles, name, counted(getattr(LocalFiles, name)))
         patch.setattr(merging.layout, "make_marker", counted(merging.layout.make_marker))
         if killed:
             patch.setattr(merging, "delete_run", lambda *_: None)

@@ -463,7 +463,7 @@ def test_a_forgotten_writer_gives_its_lock_up(tmp_path: Path) -> None:
 
 
 def test_closing_removes_the_lock(writer: RunWriter, tmp_path: Path) -> None:
-    path = lock.lock_path(tmp_path / "s", "run")
+    path = tmp_path / "s" / lock.lock_key("run")
     assert path.exists()
     writer.close(complete=True)
     assert not path.exists()
@@ -485,7 +485,7 @@ def test_the_lock_of_a_process_number_that_was_given_again_is_taken_over(tmp_pat
 
 def test_a_lock_whose_writer_was_killed_while_writing_it_is_taken_over(tmp_path: Path) -> None:
     record(tmp_path / "s", slots=4, complete=False)
-    lock.lock_path(tmp_path / "s", "run").write_text('{"pid": 1')
+    (tmp_path / "s" / lock.lock_key("run")).write_text('{"pid": 1')
     assert RunWriter.append(tmp_path / "s", "run").committed == (0, 5, 10)
 
 
@@ -507,7 +507,7 @@ def test_a_lock_of_another_machine_is_respected_and_says_how_to_clear_it_when_st
 def test_a_writer_shows_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock, "HEARTBEAT", 0.01)
     writer = RunWriter.create(tmp_path / "s", "run", slots=1, attributes=attributes())
-    path = lock.lock_path(tmp_path / "s", "run")
+    path = tmp_path / "s" / lock.lock_key("run")
     os.utime(path, (0, 0))
     deadline = time.time() + 10
     while path.stat().st_mtime == 0 and time.time() < deadline:
@@ -527,7 +527,7 @@ def test_a_process_forked_from_the_writer_does_not_give_its_lock_up(
         finally:
             os._exit(0)
     os.waitpid(child, 0)
-    assert lock.lock_path(tmp_path / "s", "run").exists()
+    assert (tmp_path / "s" / lock.lock_key("run")).exists()
 
 
 def test_a_plain_zarr_reader_meets_no_warning_while_a_run_is_locked(
@@ -539,7 +539,7 @@ def test_a_plain_zarr_reader_meets_no_warning_while_a_run_is_locked(
 
 
 def forge_lock(store: Path, **changes: object) -> Path:
-    path = lock.lock_path(store, "run")
+    path = store / lock.lock_key("run")
     holder = {**vars(lock.Owner.here()), **changes}
     path.write_text(json.dumps(holder))
     return path

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,14 +12,8 @@ import zarr
 
 from actstore import schema
 from actstore.storage import layout
-from actstore.storage.local import (
-    PARTIAL,
-    LocalFiles,
-    partial_files,
-    remove_tree,
-    replace_file,
-)
-from actstore.storage.lock import lock_path
+from actstore.storage.files import PARTIAL, Files
+from actstore.storage.lock import lock_key
 from actstore.storage.reading import chunk_names, marker_slots, read_marker
 from actstore.storage.seal import DOCUMENT, is_intact, sealed
 
@@ -33,29 +26,27 @@ def delete_run(root: zarr.Group, name: str) -> None:
     The first step takes from its group what makes it a run. A removal that was killed after
     it leaves remains that readers do not see and the next writer of the name removes.
     """
-    folder = local_files(root).root / name
+    files = files_of_group(root)
+    document = f"{name}/{DOCUMENT}"
     try:
-        replace_file(folder / DOCUMENT, sealed(json.dumps(_REMOVED).encode()))
+        files.put(document, [sealed(json.dumps(_REMOVED).encode())])
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        (folder / DOCUMENT).unlink()  # a full disk is a reason to remove a run, not to keep it
-    remove_tree(folder)
+        files.remove(document)  # a full disk is a reason to remove a run, not to keep it
+    files.remove_tree(name)
 
 
-def is_remains(folder: Path) -> bool:
+def is_remains(files: Files, folder: str) -> bool:
     """Return whether a folder is what a killed creation or removal of a run or array left."""
-    document = folder / DOCUMENT
-    if document.exists():
-        with contextlib.suppress(ValueError, TypeError, KeyError):
-            return bool(json.loads(document.read_text())["attributes"]["actstore_removed"])
-        return False
-    locks = (
-        lock_path(folder.parent, folder.name),
-        lock_path(folder.parent.parent, folder.parent.name),
-    )
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return all(path in locks or path.name.endswith(PARTIAL) for path in files)
+    try:
+        document = files.read(f"{folder}/{DOCUMENT}")
+    except (FileNotFoundError, NotADirectoryError):
+        locks = (lock_key(folder), f"{folder}/lock")
+        return all(key in locks or key.endswith(PARTIAL) for key in files.sizes(folder))
+    with contextlib.suppress(ValueError, TypeError, KeyError):
+        return bool(json.loads(document)["attributes"]["actstore_removed"])
+    return False
 
 
 def sweep(group: zarr.Group) -> None:
@@ -69,18 +60,17 @@ def sweep(group: zarr.Group) -> None:
     StoreCorruptError
         If the marker cannot tell what is committed: then nothing is removed.
     """
-    folder = local_files(group).root / group.path
-    for partial in partial_files(folder):
-        partial.unlink(missing_ok=True)
-    if not is_intact(json.loads((folder / DOCUMENT).read_bytes())):
+    files, run = files_of_group(group), group.path
+    files.sweep_partials(run)
+    if not is_intact(json.loads(files.read(f"{run}/{DOCUMENT}"))):
         return  # its attributes cannot be trusted to say what belongs to it
-    begun = not len(marker_slots(read_marker(group, str(folder.parent))))
+    begun = not len(marker_slots(read_marker(group, files.place)))
     metrics: Any = [] if begun else group.attrs["metrics"]
-    for child in sorted(folder.iterdir()):
-        if child.is_dir() and child.name not in (schema.EPOCH, *metrics):
-            is_group = (child / DOCUMENT).exists() and isinstance(group[child.name], zarr.Group)
-            if begun or not is_group:
-                remove_tree(child)
+    for name, is_folder in files.children(run):
+        if is_folder and name not in (schema.EPOCH, *metrics):
+            held = begun or not files.has(f"{run}/{name}/{DOCUMENT}")
+            if held or not isinstance(group[name], zarr.Group):
+                files.remove_tree(f"{run}/{name}")
 
 
 def drop_slot(group: zarr.Group, slot: int) -> None:
@@ -105,7 +95,7 @@ def drop_slot(group: zarr.Group, slot: int) -> None:
             layout.array_of(group, _below(array, group))[slot] = np.asarray(array.fill_value)[()]
             continue
         for name in chunk_names(array, slot):
-            (local_files(group).root / array.path / name).unlink(missing_ok=True)
+            files_of_group(group).remove(f"{array.path}/{name}")
 
 
 def arrays_below(group: zarr.Group) -> list[zarr.Array[Any]]:
@@ -124,9 +114,9 @@ def even_lengths(group: zarr.Group) -> None:
             array.resize((slots, *array.shape[1:]))
 
 
-def local_files(group: zarr.Group) -> LocalFiles:
+def files_of_group(group: zarr.Group) -> Files:
     """Return the files that a group opened by this package lies in."""
-    assert isinstance(group.store, LocalFiles)
+    assert isinstance(group.store, Files)
     return group.store
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,9 +14,8 @@ from actstore import schema
 from actstore.errors import ActstoreError, StoreWriteError
 from actstore.storage import layout
 from actstore.storage.catalogue import Catalogue
-from actstore.storage.cleaning import local_files, sweep
-from actstore.storage.local import remove_tree
-from actstore.storage.location import open_root
+from actstore.storage.cleaning import files_of_group, sweep
+from actstore.storage.location import files_at, open_root
 from actstore.storage.lock import RunLock
 from actstore.storage.precision import (
     KEEP_BITS,
@@ -132,7 +130,7 @@ def _measured(run: Run, keep_bits: int) -> Change:
 
 def _rewrite(run: Run, keep_bits: int, change: Change) -> None:
     root = open_root(run.path, mode="r+")
-    lock = RunLock.acquire(Path(run.path), run.name)
+    lock = RunLock.acquire(files_of_group(root), run.name)
     try:
         group = root[run.name]
         assert isinstance(group, zarr.Group)
@@ -150,7 +148,7 @@ def _rewrite(run: Run, keep_bits: int, change: Change) -> None:
             for slot in slots.tolist():
                 for first, x in _shards(array, slot, run.path):
                     write_epoch(array, slot, x, first=first)
-            remove_tree(local_files(group).root / run.name / path / schema.MOMENTS)
+            files_of_group(group).remove_tree(f"{run.name}/{path}/{schema.MOMENTS}")
         finished = as_attribute(keep_bits, epoch, change, finished=True)
         group.update_attributes({PRECISION: finished, KEEP_BITS: keep_bits})
     finally:
@@ -166,7 +164,8 @@ def _shards(array: zarr.Array[Any], slot: int, store: str) -> Iterator[tuple[int
 
 
 def _bytes(run: Run) -> int:
-    folders = (Path(run.path, run.name, path, schema.ACTIVATIONS) for path in _layers(run))
+    files = files_at(run.path, read_only=True)
     return sum(
-        file.stat().st_size for folder in folders for file in folder.rglob("*") if file.is_file()
+        sum(files.sizes(f"{run.name}/{path}/{schema.ACTIVATIONS}").values())
+        for path in _layers(run)
     )

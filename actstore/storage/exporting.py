@@ -25,7 +25,8 @@ from actstore.errors import (
     StoreWriteError,
 )
 from actstore.storage.catalogue import Catalogue
-from actstore.storage.local import PARTIAL, remove_tree
+from actstore.storage.files import PARTIAL
+from actstore.storage.local import remove_tree
 from actstore.storage.location import StorePath
 from actstore.storage.reading import Committed
 from actstore.storage.run import Run

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from actstore.storage.local import PARTIAL
+from actstore.errors import StoreUnreachableError
+from actstore.storage.files import PARTIAL, Files
 from actstore.storage.seal import DOCUMENT, is_intact
 
 #: damage: committed values are lost or wrong · leftover: what a killed writer left and no reader
@@ -56,25 +56,38 @@ class Finding:
         return self.kind in ("leftover", "cache")
 
 
-def check_document(folder: Path, path: str) -> Iterator[Finding]:
+def check_document(files: Files, path: str) -> Iterator[Finding]:
     """Check the ``zarr.json`` of one group or array."""
     where = f"{path}/{DOCUMENT}".lstrip("/")
-    if not (folder / path / DOCUMENT).exists():
+    try:
+        document = read_document(files, path)
+    except (FileNotFoundError, NotADirectoryError):
         yield Finding("damage", where, "is missing: what lies below is lost to readers")
         return
-    try:
-        document = read_document(folder, path)
     except (ValueError, OSError) as error:
-        yield Finding("damage", where, f"cannot be read: {error}")
+        yield Finding("damage", where, f"cannot be read: {told(error)}")
         return
     if not isinstance(document, dict) or not is_intact(document):
         yield Finding("damage", where, "does not match its checksum: damaged, or edited by hand")
 
 
-def read_document(folder: Path, path: str) -> dict[str, Any]:
+def read_document(files: Files, path: str) -> dict[str, Any]:
     """Return the parsed ``zarr.json`` of a group or array."""
-    document: dict[str, Any] = json.loads((folder / path / DOCUMENT).read_bytes())
+    document: dict[str, Any] = json.loads(files.read(f"{path}/{DOCUMENT}".lstrip("/")))
     return document
+
+
+def told(error: Exception) -> str:
+    """Return what is to be said of bytes that could not be read.
+
+    Raises
+    ------
+    StoreUnreachableError
+        If there was no answer: that is no damage, and ends the check.
+    """
+    if isinstance(error, StoreUnreachableError):
+        raise error
+    return str(error)
 
 
 def stray(path: str, action: Action = "") -> Finding:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,9 +14,9 @@ from actstore import schema
 from actstore.errors import InvalidDataError, InvalidParameterError, RunExistsError
 from actstore.storage import layout
 from actstore.storage.cleaning import delete_run
-from actstore.storage.local import LocalFiles
-from actstore.storage.location import StorePath, open_root
+from actstore.storage.location import StorePath, files_at, open_root
 from actstore.storage.reading import is_run, member
+from actstore.storage.seal import DOCUMENT
 from actstore.storage.shards import Blocks, write_epoch
 from actstore.storage.snapshot import LEAST_SAMPLES, Snapshot, check_finite
 from actstore.storage.writer import RunWriter
@@ -136,7 +135,7 @@ def _open(
     store: StorePath, name: str, overwrite: bool, slots: int, attributes: Any
 ) -> tuple[RunWriter, bool]:
     """Continue the run if it has room, else begin it; say which."""
-    if Path(store).exists() and not overwrite:
+    if not overwrite and files_at(store, read_only=True).has(DOCUMENT):
         held = member(open_root(store), name, os.fspath(store))
         if is_run(held) and held is not None:
             if held.attrs.get("complete"):
@@ -247,7 +246,7 @@ def _blocks(store: StorePath, run: str, activations: Layers, place: int) -> Bloc
         for split, layers in activations.items():
             for layer, several in layers.items():
                 path = f"{run}/{split}/{layer}/{schema.ACTIVATIONS}"
-                array = zarr.open_array(LocalFiles(os.fspath(store)), path=path, mode="r+")
+                array = zarr.open_array(files_at(store), path=path, mode="r+")
                 write_epoch(array, slot, several[place])
 
     sparse = {

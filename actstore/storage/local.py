@@ -6,21 +6,25 @@ import asyncio
 import contextlib
 import io
 import os
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from zarr.core.buffer import Buffer, default_buffer_prototype
+from zarr.core.buffer import Buffer
 from zarr.storage import LocalStore
 
-from actstore.storage.seal import DOCUMENT, sealed
+from actstore.storage.files import PARTIAL, Entry, Files, Refuse, seal
+from actstore.storage.seal import DOCUMENT
 
-#: what zarr and this module call a file that is not yet renamed to its own name
-PARTIAL = ".partial"
+try:
+    import fcntl
+except ImportError:  # Windows: two takers of one stale lock at the same instant are not told apart
+    fcntl = None  # type: ignore[assignment]
 
 
-class LocalFiles(LocalStore):
+class LocalFiles(LocalStore, Files):
     """A folder that Zarr arrays are written to.
 
     It differs from zarr's own class in two points: every ``zarr.json`` is sealed, and with
@@ -45,7 +49,7 @@ class LocalFiles(LocalStore):
 
     async def set(self, key: str, value: Buffer) -> None:
         """Replace the object ``key`` whole."""
-        value = _seal(key, value)
+        value = seal(key, value)
         if not self.durable:
             return await super().set(key, value)
         self._check_writable()
@@ -55,7 +59,47 @@ class LocalFiles(LocalStore):
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
         """Write the object ``key`` unless it is there."""
-        await super().set_if_not_exists(key, _seal(key, value))
+        await super().set_if_not_exists(key, seal(key, value))
+
+    @property
+    def place(self) -> str:
+        """Path of the folder."""
+        return str(self.root)
+
+    def has(self, key: str) -> bool:
+        """Return whether there is a file of this key."""
+        return (self.root / key).exists()
+
+    def has_folder(self, key: str) -> bool:
+        """Return whether there is a folder of this key."""
+        return (self.root / key).is_dir()
+
+    def read(self, key: str) -> bytes:
+        """Return a file whole."""
+        return (self.root / key).read_bytes()
+
+    def tail(self, key: str, count: int) -> bytes:
+        """Return the last ``count`` bytes of a file, or all of a shorter one."""
+        with (self.root / key).open("rb", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - count))
+            return file.read()
+
+    def children(self, folder: str) -> list[Entry]:
+        """Return what a folder holds, by name."""
+        with os.scandir(self.root / folder) as found:
+            return sorted(Entry(entry.name, entry.is_dir()) for entry in found)
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Return the bytes of every file below a folder, as far as they are still there."""
+        found = {}
+        for path, _, names in os.walk(self.root / folder):
+            below = os.path.relpath(path, self.root).replace(os.sep, "/")
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):  # a writer renames what it finishes
+                    size = os.stat(os.path.join(path, name)).st_size
+                    found[name if below == "." else f"{below}/{name}"] = size
+        return found
 
     def put(self, key: str, parts: Iterable[Any]) -> None:
         """Replace the object ``key`` whole by bytes that come in parts, without zarr's loop."""
@@ -68,6 +112,27 @@ class LocalFiles(LocalStore):
             if self.durable:
                 fsync(temporary)
             temporary.replace(path)
+
+    def create(self, key: str, data: bytes) -> None:
+        """Write a file whole, or raise FileExistsError if there is one already."""
+        path = self.root / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # A link fails where the name is taken; a rename would replace what is there.
+        with _temporary(path, [data]) as temporary:
+            os.link(temporary, path)
+
+    def remove(self, key: str) -> None:
+        """Remove a file; one that is not there is no error."""
+        (self.root / key).unlink(missing_ok=True)
+
+    def remove_tree(self, folder: str) -> None:
+        """Remove a folder from the leaves up."""
+        remove_tree(self.root / folder)
+
+    def sweep_partials(self, folder: str) -> None:
+        """Remove what killed writers left half written below a folder."""
+        for partial in (self.root / folder).rglob(f"*{PARTIAL}"):
+            partial.unlink(missing_ok=True)
 
     def sync(self) -> None:
         """Bring the names of all files written since the last call to the disk.
@@ -83,6 +148,26 @@ class LocalFiles(LocalStore):
             with contextlib.suppress(FileNotFoundError):
                 fsync(folder)
 
+    def seen(self, key: str) -> tuple[bytes, float]:
+        """Return a file and the seconds since it was written or touched."""
+        path = self.root / key
+        return path.read_bytes(), time.time() - path.stat().st_mtime
+
+    def touch(self, key: str) -> None:
+        """Make a file as if it had just been written."""
+        os.utime(self.root / key)
+
+    def claim(self, key: str, data: bytes, refuse: Refuse) -> None:
+        """Write a file that one process at a time may take from another."""
+        path = self.root / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _exclusive(path) as file:
+            if held := file.read():
+                refuse(held, time.time() - os.fstat(file.fileno()).st_mtime)
+            file.seek(0)
+            file.truncate()
+            file.write(data)
+
 
 def fsync(path: Path) -> None:
     """Wait until a file or folder is on the disk."""
@@ -91,20 +176,6 @@ def fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def create_file(path: Path, data: bytes) -> None:
-    """Write a file whole, or raise FileExistsError if there is one already."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A link fails where the name is taken; a rename would replace what is there.
-    with _temporary(path, [data]) as temporary:
-        os.link(temporary, path)
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Write a file whole, in the place of one that may be there."""
-    with _temporary(path, [data]) as temporary:
-        temporary.replace(path)
 
 
 def remove_tree(folder: Path) -> None:
@@ -120,9 +191,22 @@ def remove_tree(folder: Path) -> None:
             os.rmdir(path)
 
 
-def partial_files(folder: Path) -> list[Path]:
-    """Return the files that a killed writer left half written."""
-    return sorted(folder.rglob(f"*{PARTIAL}"))
+@contextlib.contextmanager
+def _exclusive(path: Path) -> Iterator[io.BufferedRandom]:
+    """Open a file for reading and writing, alone for as long as the block lasts."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        with open(descriptor, "r+b") as file:
+            if fcntl is not None:
+                with contextlib.suppress(OSError):  # some network file systems have no locks
+                    fcntl.flock(descriptor, fcntl.LOCK_EX)
+            try:
+                same = os.path.samestat(os.stat(path), os.fstat(descriptor))
+            except FileNotFoundError:
+                same = False
+            if same:  # else its holder removed it while this process waited for it
+                yield file
+                return
 
 
 def _write_all(file: io.FileIO, part: Any) -> None:
@@ -130,12 +214,6 @@ def _write_all(file: io.FileIO, part: Any) -> None:
     left = memoryview(part).cast("B")
     while len(left):
         left = left[file.write(left) :]
-
-
-def _seal(key: str, value: Buffer) -> Buffer:
-    if key.rsplit("/", 1)[-1] != DOCUMENT:
-        return value
-    return default_buffer_prototype().buffer.from_bytes(sealed(value.to_bytes()))
 
 
 def _put_durably(path: Path, value: Buffer) -> None:

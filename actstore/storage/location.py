@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -11,9 +12,15 @@ import zarr
 import zarr.errors
 
 from actstore import schema
-from actstore.errors import StoreCorruptError, StoreNotFoundError, StoreWriteError
-from actstore.storage.local import PARTIAL, LocalFiles
-from actstore.storage.seal import DOCUMENT
+from actstore.errors import (
+    ActstoreError,
+    StoreCorruptError,
+    StoreNotFoundError,
+    StoreWriteError,
+)
+from actstore.storage.files import PARTIAL, Files
+from actstore.storage.local import LocalFiles
+from actstore.storage.seal import DOCUMENT, sealed
 
 StorePath: TypeAlias = str | os.PathLike[str]
 
@@ -22,6 +29,24 @@ def anywhere(path: StorePath) -> str:
     """Return the path as a process finds it that runs in another folder: a task may go to one."""
     where = os.fspath(path)
     return where if "://" in where else os.path.abspath(where)
+
+
+def files_at(path: StorePath, *, read_only: bool = False, durable: bool = False) -> Files:
+    """Return the files of what is, or may be, a store: of a folder, or below a URL.
+
+    Raises
+    ------
+    StoreNotFoundError
+        If the URL cannot be understood.
+    MissingExtraError
+        If it is a URL, and what opens it is not installed.
+    """
+    where = anywhere(path)
+    if "://" not in where:
+        return LocalFiles(Path(where), read_only=read_only, durable=durable)
+    from actstore.storage.remote import RemoteFiles
+
+    return RemoteFiles(where, read_only=read_only)
 
 
 def open_root(
@@ -47,15 +72,15 @@ def open_root(
         If its ``zarr.json`` cannot be read.
     """
     where = os.fspath(path)
-    if not Path(where).exists():
-        raise StoreNotFoundError(
-            f"no store at {where!r}; record one with 'actstore record', or check the path"
-        )
-    files = LocalFiles(Path(anywhere(where)), read_only=mode == "r", durable=durable)
+    files = files_at(where, read_only=mode == "r", durable=durable)
+    if isinstance(files, LocalFiles) and not files.root.exists():  # zarr would make the folder
+        raise _nothing_at(where)
     try:
         root = zarr.open_group(files, mode=mode, zarr_format=3, use_consolidated=False)
     except (zarr.errors.NodeNotFoundError, zarr.errors.ContainsArrayError) as error:
-        raise _not_a_store(where) from error
+        raise _not_a_store(where, files) from error
+    except ActstoreError:  # some are an OSError too
+        raise
     except OSError as error:
         raise StoreNotFoundError(
             f"the store {where!r} cannot be opened ({error.strerror or error}); "
@@ -67,7 +92,7 @@ def open_root(
             "put that file back from a copy"
         ) from error
     if "actstore_format" not in root.attrs:
-        raise _not_a_store(where)
+        raise _not_a_store(where, files)
     schema.check_format(root.attrs, where)
     return root
 
@@ -84,44 +109,63 @@ def open_or_create_root(path: StorePath, *, durable: bool = False) -> zarr.Group
     StoreWriteError
         If the store cannot be made there.
     """
-    where = Path(path)
-    document = where / DOCUMENT
+    where = os.fspath(path)
+    # Asked by a reader, who does not wait long for a server at a mistaken URL.
+    reader, files = files_at(where, read_only=True), files_at(where, durable=durable)
     try:
-        if not document.exists() and _is_free(where):
-            with contextlib.suppress(zarr.errors.ContainsGroupError):
-                zarr.create_group(
-                    LocalFiles(where, durable=durable),
-                    zarr_format=3,
-                    attributes=schema.root_attributes(),
-                )
-        for partial in where.glob(f"*{PARTIAL}"):  # of a creation that was killed, or came second
-            partial.unlink(missing_ok=True)
+        if not reader.has(DOCUMENT) and is_free(path):
+            document = {
+                "zarr_format": 3,
+                "node_type": "group",
+                "attributes": schema.root_attributes(),
+            }
+            with contextlib.suppress(FileExistsError):
+                files.create(DOCUMENT, sealed(json.dumps(document).encode()))
+        for name, _ in files.children(""):
+            if name.endswith(PARTIAL):  # of a creation that was killed, or came second
+                files.remove(name)
+    except ActstoreError:  # some are an OSError too
+        raise
     except OSError as error:
-        if document.exists():  # another process was first, and swept the file of this one
+        if files.has(DOCUMENT):  # another process was first, and swept the file of this one
             return open_root(path, mode="r+", durable=durable)
         raise StoreWriteError(
-            f"no store can be made at {str(where)!r} ({error.strerror or error}); "
+            f"no store can be made at {where!r} ({error.strerror or error}); "
             "give a folder that can be written"
         ) from error
     return open_root(path, mode="r+", durable=durable)
 
 
-def _is_free(where: Path) -> bool:
-    """Whether nothing is there but, perhaps, the beginning of a store of another process."""
-    if not where.exists():
+def is_free(path: StorePath) -> bool:
+    """Return whether nothing is there but, perhaps, the beginning of a store."""
+    try:
+        held = files_at(path, read_only=True).children("")
+        return all(name.endswith(PARTIAL) for name, _ in held)
+    except ActstoreError:  # some are an OSError too
+        raise
+    except FileNotFoundError:
         return True
-    return where.is_dir() and all(entry.name.endswith(PARTIAL) for entry in where.iterdir())
+    except OSError:  # something is there
+        return False
 
 
-def _not_a_store(where: str) -> StoreNotFoundError:
-    if not Path(where).is_dir():
-        found = "a file"
-    elif Path(where, DOCUMENT).exists():
+def _nothing_at(where: str) -> StoreNotFoundError:
+    return StoreNotFoundError(
+        f"no store at {where!r}; record one with 'actstore record', or check the path"
+    )
+
+
+def _not_a_store(where: str, files: Files) -> StoreNotFoundError:
+    if files.has(DOCUMENT):
         found = "a Zarr hierarchy that actstore did not write (no actstore_format)"
-    elif Path(where, ".zgroup").exists() or Path(where, ".zarray").exists():
+    elif files.has(".zgroup") or files.has(".zarray"):
         found = "Zarr of version 2, and stores are version 3"
-    else:
+    elif files.has_folder(""):
         found = "a folder without a Zarr group"
+    elif isinstance(files, LocalFiles):
+        found = "a file"
+    else:
+        return _nothing_at(where)
     return StoreNotFoundError(
         f"{where!r} is not an actstore store: it is {found}; give the folder that "
         "'actstore record' or Recorder wrote"

@@ -4,6 +4,7 @@ The lock is the file ``<run>/epoch/lock``: inside an array's folder, because wha
 group's folder and is no group or array makes Zarr readers warn. It holds the owner's process
 and machine; the owner renews the file's time while it lives. A lock whose owner is known to
 have ended (same machine, no such process) is taken over; one that might be alive never is.
+In a bucket it is an object that only one of several claims can create or replace.
 """
 
 from __future__ import annotations
@@ -14,19 +15,14 @@ import json
 import os
 import socket
 import threading
-import time
+import uuid
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Self, TextIO
+from typing import Self
 
 from actstore import schema
 from actstore.errors import RunLockedError
-
-try:
-    import fcntl
-except ImportError:  # Windows: two takers of one stale lock at the same instant are not told apart
-    fcntl = None  # type: ignore[assignment]
+from actstore.storage.files import Files
 
 HEARTBEAT = 30.0  # seconds between two signs of life
 STALE = 10 * HEARTBEAT  # a lock without a sign of life for so long has probably lost its owner
@@ -44,12 +40,15 @@ class Owner:
         Machine, boot and process namespace: only within it does ``pid`` mean anything.
     began : str
         When the process started, in the kernel's clock: a process number can be given again.
+    claim : str
+        Tells one taking of a lock from another of the same process.
     """
 
     pid: int
     host: str
     place: str
     began: str
+    claim: str = dataclasses.field(default_factory=lambda: uuid.uuid4().hex, compare=False)
 
     @classmethod
     def here(cls) -> Self:
@@ -75,22 +74,26 @@ class RunLock:
 
     Parameters
     ----------
-    path : Path
+    files : Files
+        The store's.
+    key : str
         The lock's file.
     owner : Owner
     """
 
-    def __init__(self, path: Path, owner: Owner) -> None:
-        self.path = path
+    def __init__(self, files: Files, key: str, owner: Owner) -> None:
         self.owner = owner
         done = threading.Event()
-        threading.Thread(target=_beat, args=(path, done), name="actstore-lock", daemon=True).start()
+        beat = threading.Thread(
+            target=_beat, args=(files, key, done), name="actstore-lock", daemon=True
+        )
+        beat.start()
         # Also when the writer is forgotten or the interpreter ends, so that in a notebook a cell
         # that failed can be run again.
-        self._release = weakref.finalize(self, _release, path, owner, done)
+        self._release = weakref.finalize(self, _release, files, key, owner, done)
 
     @classmethod
-    def acquire(cls, store: Path, run: str) -> Self:
+    def acquire(cls, files: Files, run: str) -> Self:
         """Take the lock of a run.
 
         Raises
@@ -98,56 +101,53 @@ class RunLock:
         RunLockedError
             If another writer has it, or may have it.
         """
-        path = lock_path(store, run)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        key = lock_key(run)
         owner = Owner.here()
-        with _exclusive(path) as file:
-            holder = _read(file.read())
+
+        def refuse(held: bytes, age: float) -> None:
+            holder = _owner(held)
             if holder is not None and not holder.ended:
-                age = time.time() - os.fstat(file.fileno()).st_mtime
-                raise RunLockedError(_refusal(run, path, holder, age))
-            file.seek(0)
-            file.truncate()
-            file.write(json.dumps(dataclasses.asdict(owner)))
-        return cls(path, owner)
+                raise RunLockedError(_refusal(run, f"{files.place}/{key}", holder, age))
+
+        files.claim(key, json.dumps(dataclasses.asdict(owner)).encode(), refuse)
+        return cls(files, key, owner)
 
     def release(self) -> None:
         """Give the lock up; a process forked from the owner gives up nothing."""
         self._release()
 
 
-def _beat(path: Path, done: threading.Event) -> None:
+def _beat(files: Files, key: str, done: threading.Event) -> None:
     while not done.wait(HEARTBEAT):
         with contextlib.suppress(OSError):
-            os.utime(path)
+            files.touch(key)
 
 
-def _release(path: Path, owner: Owner, done: threading.Event) -> None:
+def _release(files: Files, key: str, owner: Owner, done: threading.Event) -> None:
     done.set()
     if os.getpid() != owner.pid:
         return
     with contextlib.suppress(OSError):
-        if _read(path.read_text()) == owner:
-            path.unlink()
+        if _owner(files.read(key)) == owner:
+            files.remove(key)
 
 
-def lock_path(store: Path, run: str) -> Path:
-    """Return where the lock of a run lies."""
-    return store / run / schema.EPOCH / "lock"
+def lock_key(run: str) -> str:
+    """Return the key of the lock of a run."""
+    return f"{run}/{schema.EPOCH}/lock"
 
 
-def lock_state(store: Path, run: str) -> tuple[Owner, float] | None:
+def lock_state(files: Files, run: str) -> tuple[Owner, float] | None:
     """Return who holds the lock of a run and the seconds since the last sign of life, or None."""
-    path = lock_path(store, run)
     try:
-        holder = _read(path.read_text())
-        age = time.time() - path.stat().st_mtime
-    except OSError:
+        held, age = files.seen(lock_key(run))
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         return None
+    holder = _owner(held)
     return None if holder is None else (holder, age)
 
 
-def _refusal(run: str, path: Path, holder: Owner, age: float) -> str:
+def _refusal(run: str, place: str, holder: Owner, age: float) -> str:
     who = f"process {holder.pid} on {holder.host}"
     if holder == Owner.here():
         return (
@@ -161,33 +161,15 @@ def _refusal(run: str, path: Path, holder: Owner, age: float) -> str:
         )
     return (
         f"run {run!r} is locked by {who}, which has shown no sign of life for {age / 60:.0f} "
-        f"minutes; if that process has ended, remove {str(path)!r} and try again"
+        f"minutes; if that process has ended, remove {place!r} and try again"
     )
 
 
-@contextlib.contextmanager
-def _exclusive(path: Path) -> Iterator[TextIO]:
-    """Open the lock's file for reading and writing, alone for as long as the block lasts."""
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        with open(descriptor, "r+") as file:
-            if fcntl is not None:
-                with contextlib.suppress(OSError):  # some network file systems have no locks
-                    fcntl.flock(descriptor, fcntl.LOCK_EX)
-            try:
-                same = os.path.samestat(os.stat(path), os.fstat(descriptor))
-            except FileNotFoundError:
-                same = False
-            if same:  # else its holder removed it while this process waited for it
-                yield file
-                return
-
-
-def _read(text: str) -> Owner | None:
+def _owner(held: bytes) -> Owner | None:
     """Return the owner that a lock names; None if it is empty (its writer was killed)."""
     try:
-        return Owner(**json.loads(text))
-    except (json.JSONDecodeError, TypeError):
+        return Owner(**json.loads(held))
+    except (ValueError, TypeError):
         return None
 
 

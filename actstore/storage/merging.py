@@ -6,9 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import zarr
@@ -24,10 +22,10 @@ from actstore.errors import (
 )
 from actstore.storage import layout
 from actstore.storage.catalogue import Catalogue
-from actstore.storage.cleaning import delete_run, is_remains
+from actstore.storage.cleaning import delete_run, files_of_group, is_remains
+from actstore.storage.files import PARTIAL, Files
 from actstore.storage.finding import read_document
-from actstore.storage.local import PARTIAL, create_file, replace_file
-from actstore.storage.location import StorePath, open_or_create_root
+from actstore.storage.location import StorePath, files_at, open_or_create_root
 from actstore.storage.lock import RunLock, lock_state
 from actstore.storage.reading import is_run, member
 from actstore.storage.run import Run
@@ -90,7 +88,7 @@ def merge(
     if existing not in ("error", "skip", "overwrite"):
         raise InvalidParameterError(f"existing={existing!r}; expected error, skip or overwrite")
     for other in others:
-        if Path(other).resolve() == Path(store).resolve():
+        if _same_place(other, store):
             raise InvalidParameterError(f"{where!r} was given twice; merge it with other stores")
     runs = [run for other in others for run in Catalogue(other).values()]
     for run in runs:
@@ -100,7 +98,7 @@ def merge(
     for run, outcome in planned:
         if outcome in ("copied", "replaced"):
             try:
-                _copy(run, root, Path(where), replace=outcome == "replaced")
+                _copy(run, root, where, replace=outcome == "replaced")
             except ActstoreError:  # some are an OSError too
                 raise
             except OSError as error:
@@ -112,15 +110,15 @@ def merge(
 
 
 def _check_source(run: Run) -> None:
-    folder = Path(run.path)
-    holder = lock_state(folder, run.name)
+    files = files_at(run.path, read_only=True)
+    holder = lock_state(files, run.name)
     if holder is not None and not holder[0].ended:
         raise RunLockedError(
             f"run {run.name!r} of {run.path!r} is being written by process {holder[0].pid} on "
             f"{holder[0].host}; wait for it, or end it"
         )
-    attributes = read_document(folder, run.name)["attributes"]
-    for finding in RunCheck(folder, run.name, attributes, deep=False).findings():
+    attributes = read_document(files, run.name)["attributes"]
+    for finding in RunCheck(files, run.name, attributes, deep=False).findings():
         if finding.kind == "damage":
             raise StoreCorruptError(
                 f"run {run.name!r} of {run.path!r} is damaged ({finding}); "
@@ -131,7 +129,7 @@ def _check_source(run: Run) -> None:
 def _plan(where: str, runs: Iterable[Run], existing: Existing) -> Iterator[tuple[Run, str]]:
     """Say what is to become of each run; names that meet another one count as held."""
     held: dict[str, Run] = {}
-    if Path(where, DOCUMENT).exists():
+    if files_at(where, read_only=True).has(DOCUMENT):
         held = {name: run for name, run in Catalogue(where).items() if len(run.committed)}
     for run in runs:
         twin = held.get(run.name)
@@ -168,45 +166,43 @@ def _progress(run: Run) -> tuple[int, bool]:
     return len(run.committed), run.complete
 
 
-def _copy(run: Run, root: zarr.Group, store: Path, *, replace: bool) -> None:
+def _copy(run: Run, root: zarr.Group, store: str, *, replace: bool) -> None:
     """Copy a run as a writer would write it: begun, its arrays, its contents, its marker."""
-    source, target = Path(run.path, run.name), store / run.name
-    held = is_run(member(root, run.name, str(store)))
-    if target.exists():
-        lock = RunLock.acquire(store, run.name)
+    source, target = files_at(run.path, read_only=True), files_of_group(root)
+    held = is_run(member(root, run.name, store))
+    if target.has_folder(run.name):
+        lock = RunLock.acquire(target, run.name)
         try:
             if held and not replace and len(Catalogue(store)[run.name].committed):
                 raise RunExistsError(f"run {run.name!r} has just been written by another process")
-            if not held and not is_remains(target):
+            if not held and not is_remains(target, run.name):
                 raise RunExistsError(
-                    f"{str(store)!r} holds something else called {run.name!r}; move it away"
+                    f"{store!r} holds something else called {run.name!r}; move it away"
                 )
             delete_run(root, run.name)
         finally:
             lock.release()
-    document: dict[str, Any] = json.loads((source / DOCUMENT).read_bytes())
+    name = f"{run.name}/{DOCUMENT}"
+    document: dict[str, Any] = json.loads(source.read(name))
     whole = sealed(json.dumps(document).encode())
     attributes = document["attributes"]
     begun = {k: v for k, v in attributes.items() if k not in _CONTENTS} | {"complete": False}
-    create_file(target / DOCUMENT, sealed(json.dumps({**document, "attributes": begun}).encode()))
-    lock = RunLock.acquire(store, run.name)
+    target.create(name, sealed(json.dumps({**document, "attributes": begun}).encode()))
+    lock = RunLock.acquire(target, run.name)
     try:
         group = root[run.name]
         assert isinstance(group, zarr.Group)
         # A trimmed marker's chunk is longer than the marker: its own metadata, not new ones.
-        marker = Path(schema.EPOCH, DOCUMENT)
-        replace_file(target / marker, (source / marker).read_bytes())
+        marker = f"{run.name}/{schema.EPOCH}"
+        _copy_file(source, target, f"{marker}/{DOCUMENT}")
         layout.make_marker(group, slots=int(run.array(schema.EPOCH).shape[0]))
-        for entry in sorted(source.iterdir()):
-            if entry.is_dir() and entry.name != schema.EPOCH:
-                _copy_tree(entry, target / entry.name)
+        for folder, is_folder in source.children(run.name):
+            if is_folder and folder != schema.EPOCH:
+                _copy_tree(source, target, f"{run.name}/{folder}")
         unfinished = {**attributes, "complete": False}
-        replace_file(
-            target / DOCUMENT, sealed(json.dumps({**document, "attributes": unfinished}).encode())
-        )
-        chunk = Path(schema.EPOCH, "c", "0")
-        replace_file(target / chunk, (source / chunk).read_bytes())
-        replace_file(target / DOCUMENT, whole)
+        target.put(name, [sealed(json.dumps({**document, "attributes": unfinished}).encode())])
+        _copy_file(source, target, f"{marker}/c/0")
+        target.put(name, [whole])
     except BaseException:
         with contextlib.suppress(OSError):  # what cannot be removed is left over, and not seen
             delete_run(root, run.name)
@@ -215,5 +211,16 @@ def _copy(run: Run, root: zarr.Group, store: Path, *, replace: bool) -> None:
         lock.release()
 
 
-def _copy_tree(source: Path, target: Path) -> None:
-    shutil.copytree(source, target, ignore=shutil.ignore_patterns(f"*{PARTIAL}"))
+def _copy_tree(source: Files, target: Files, folder: str) -> None:
+    for key in sorted(source.sizes(folder)):
+        if not key.endswith(PARTIAL):
+            _copy_file(source, target, key)
+
+
+def _copy_file(source: Files, target: Files, key: str) -> None:
+    target.put(key, [source.read(key)])
+
+
+def _same_place(one: StorePath, other: StorePath) -> bool:
+    places = {files_at(path, read_only=True).place for path in (one, other)}
+    return len({place if "://" in place else os.path.realpath(place) for place in places}) == 1

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import zarr
 
 from actstore import schema
-from actstore.errors import StoreCorruptError
+from actstore.errors import StoreCorruptError, StoreUnreachableError
 from actstore.storage.layout import DATA_CHECKSUM, values_checksum
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -142,8 +142,10 @@ def is_run(node: zarr.Group | zarr.Array[Any] | None) -> bool:
     return isinstance(node, zarr.Group) and set(node.attrs) >= RUN_ATTRIBUTES
 
 
-def corrupt(path: str, store: str, why: object) -> StoreCorruptError:
-    """Return the error of an object that is damaged or lost."""
+def corrupt(path: str, store: str, why: object) -> StoreCorruptError | StoreUnreachableError:
+    """Return the error of an object that is damaged or lost, or of a server that is."""
+    if isinstance(why, StoreUnreachableError):
+        return StoreUnreachableError(*why.args)
     return StoreCorruptError(
         f"{path!r} of {store!r} cannot be read ({str(why).rstrip('.')}); "
         f"'actstore verify {store}' lists what is damaged"

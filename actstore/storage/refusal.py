@@ -8,7 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from actstore.errors import ActstoreError, InvalidParameterError, RunExistsError, StoreWriteError
+from actstore.errors import (
+    ActstoreError,
+    InvalidParameterError,
+    RunExistsError,
+    StoreUnreachableError,
+    StoreWriteError,
+)
 from actstore.storage.reading import corrupt
 
 
@@ -29,18 +35,30 @@ def refusals(
     """
     try:
         yield
-    except ActstoreError:
-        raise
+    except ActstoreError as error:
+        if not isinstance(error, StoreUnreachableError):
+            raise
+        raise _not_written(what, store, error, committed) from error
     except KeyError as error:
         raise corrupt(str(error), store, "it is missing") from error
     except OSError as error:
-        intact = "the store holds nothing of it"
-        if committed is not None:
-            intact = f"the {len(committed())} epochs before it are intact"
-        raise StoreWriteError(
-            f"{what} could not be written to {store!r} ({error.strerror or error}); {intact}: "
-            "mend the disk and resume"
-        ) from error
+        raise _not_written(what, store, error, committed) from error
+
+
+def _not_written(
+    what: str, store: str, error: OSError, committed: Callable[[], tuple[int, ...]] | None
+) -> StoreWriteError:
+    intact = "the store holds nothing of it"
+    if committed is not None:
+        intact = f"the {len(committed())} epochs before it are intact"
+    cause: BaseException | None = error
+    while isinstance(cause, OSError) and cause.strerror is None:  # what a reader made a sentence of
+        cause = cause.__cause__
+    why = cause.strerror if isinstance(cause, OSError) else error
+    remedy = "restore the connection or the credentials" if "://" in store else "mend the disk"
+    return StoreWriteError(
+        f"{what} could not be written to {store!r} ({why}); {intact}: {remedy} and resume"
+    )
 
 
 def already_there(store: str, name: str) -> RunExistsError:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
+from actstore import schema
 from actstore.errors import ActstoreError, NotInStoreError, RunLockedError, StoreWriteError
 from actstore.storage.catalogue import Catalogue
-from actstore.storage.cleaning import delete_run
-from actstore.storage.location import open_root
+from actstore.storage.cleaning import delete_run, files_of_group
+from actstore.storage.location import files_at, open_root
 from actstore.storage.lock import RunLock, lock_state
 from actstore.storage.reading import chunk_names, is_run, member
 from actstore.storage.repair import drop_epoch
@@ -57,8 +57,9 @@ def plan_removal(selection: Catalogue, *, whole: bool) -> list[Removal]:
     RunLockedError
         If one of the runs is being written.
     """
+    files = files_at(selection.path, read_only=True)
     for name in selection:
-        holder = lock_state(Path(selection.path), name)
+        holder = lock_state(files, name)
         if holder is not None and not holder[0].ended:
             raise RunLockedError(
                 f"run {name!r} is being written by process {holder[0].pid} on {holder[0].host}; "
@@ -119,7 +120,7 @@ def _remove_run(store: str, name: str) -> None:
     root = open_root(store, mode="r+")
     if not is_run(member(root, name, store)):
         raise NotInStoreError(f"no run {name!r} in {store!r}; another process removed it")
-    lock = RunLock.acquire(Path(store), name)
+    lock = RunLock.acquire(files_of_group(root), name)
     try:
         delete_run(root, name)
     finally:
@@ -127,20 +128,20 @@ def _remove_run(store: str, name: str) -> None:
 
 
 def _run_bytes(run: Run) -> int:
-    return sum(
-        file.stat().st_size for file in Path(run.path, run.name).rglob("*") if file.is_file()
-    )
+    return sum(files_at(run.path, read_only=True).sizes(run.name).values())
 
 
 def _epoch_bytes(run: Run) -> int:
     """Return the bytes of the selected epochs' activations, which is nearly all of them."""
-    folder = Path(run.path, run.name)
-    files = (
-        folder / path / name
-        for split in run.splits
-        for layer in (run.layers(split) if run.keeps_samples else ())
-        for path in [f"{split}/{layer}/activations"]
-        for slot in run.slots
-        for name in chunk_names(run.array(path), int(slot))
-    )
-    return sum(file.stat().st_size for file in files if file.exists())
+    files = files_at(run.path, read_only=True)
+    total = 0
+    for split in run.splits:
+        for layer in run.layers(split) if run.keeps_samples else ():
+            array = run.array(f"{split}/{layer}/{schema.ACTIVATIONS}")
+            sizes = files.sizes(array.path)
+            total += sum(
+                sizes.get(f"{array.path}/{name}", 0)
+                for slot in run.slots
+                for name in chunk_names(array, int(slot))
+            )
+    return total

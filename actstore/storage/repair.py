@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import numpy as np
 import zarr
@@ -11,11 +10,11 @@ import zarr
 from actstore import schema
 from actstore.errors import NotInStoreError
 from actstore.storage import layout
-from actstore.storage.cleaning import drop_slot, even_lengths
+from actstore.storage.cleaning import drop_slot, even_lengths, files_of_group
+from actstore.storage.files import Files
 from actstore.storage.finding import Finding
-from actstore.storage.local import remove_tree
 from actstore.storage.location import StorePath, open_root
-from actstore.storage.lock import RunLock, lock_path
+from actstore.storage.lock import RunLock, lock_key
 from actstore.storage.reading import is_run, marker_slots, member
 from actstore.storage.verify import verify
 
@@ -36,23 +35,24 @@ def repair(store: StorePath, *, deep: bool = False) -> list[Finding]:
     RunLockedError
         If a run that needs it is being written.
     """
-    folder = Path(os.fspath(store))
+    where = os.fspath(store)
     found = verify(store, deep=deep)
     root = open_root(store, mode="r+")
+    files = files_of_group(root)
     for name in sorted({finding.run for finding in found if finding.action}):
         mine = [finding for finding in found if finding.run == name and finding.action]
-        if is_run(member(root, name, str(folder))):
-            lock = RunLock.acquire(folder, name)
+        if is_run(member(root, name, where)):
+            lock = RunLock.acquire(files, name)
             try:
                 group = root[name]
                 assert isinstance(group, zarr.Group)
                 for finding in mine:
-                    _mend(folder, group, finding)
+                    _mend(group, finding)
             finally:
                 lock.release()
         else:
             for finding in mine:
-                _remove(folder / finding.path)
+                _remove(files, finding.path)
     return verify(store, deep=deep)
 
 
@@ -71,7 +71,7 @@ def drop_epoch(store: StorePath, run: str, epoch: int) -> None:
     group = member(root, run, where)
     if not isinstance(group, zarr.Group) or not is_run(group):
         raise NotInStoreError(f"no run {run!r} in {where!r}")
-    lock = RunLock.acquire(Path(where), run)
+    lock = RunLock.acquire(files_of_group(root), run)
     try:
         marker = np.asarray(layout.array_of(group, schema.EPOCH)[:])
         held = marker_slots(marker)
@@ -86,20 +86,19 @@ def drop_epoch(store: StorePath, run: str, epoch: int) -> None:
         lock.release()
 
 
-def _mend(folder: Path, group: zarr.Group, finding: Finding) -> None:
-    path = folder / finding.path
-    if path == lock_path(folder, group.basename):
+def _mend(group: zarr.Group, finding: Finding) -> None:
+    if finding.path == lock_key(group.basename):
         return  # a stale lock was taken over to come here, and goes with ours
     if finding.action == "empty slot":
         drop_slot(group, finding.slot)
     elif finding.action == "even lengths":
         even_lengths(group)
     else:
-        _remove(path)
+        _remove(files_of_group(group), finding.path)
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        remove_tree(path)
+def _remove(files: Files, key: str) -> None:
+    if files.has_folder(key):
+        files.remove_tree(key)
     else:
-        path.unlink(missing_ok=True)
+        files.remove(key)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import google_crc32c
@@ -14,13 +13,13 @@ import numpy.typing as npt
 import zarr
 
 from actstore import schema
-from actstore.errors import ActstoreError
+from actstore.errors import ActstoreError, StoreCorruptError
 from actstore.kernels.moments import accumulate
 from actstore.storage import layout
 from actstore.storage.cleaning import is_remains
-from actstore.storage.finding import Finding, check_document, read_document, stray
-from actstore.storage.local import PARTIAL, LocalFiles
-from actstore.storage.lock import STALE, lock_path, lock_state
+from actstore.storage.files import PARTIAL, Files
+from actstore.storage.finding import Finding, check_document, read_document, stray, told
+from actstore.storage.lock import STALE, lock_key, lock_state
 from actstore.storage.precision import KEEP_BITS
 from actstore.storage.reading import (
     DAMAGE,
@@ -42,7 +41,7 @@ class RunCheck:
 
     Parameters
     ----------
-    folder : Path
+    files : Files
         The store's.
     name : str
     attributes : dict
@@ -50,8 +49,8 @@ class RunCheck:
     deep : bool
     """
 
-    def __init__(self, folder: Path, name: str, attributes: dict[str, Any], *, deep: bool) -> None:
-        self.folder, self.name, self.attributes, self.deep = folder, name, attributes, deep
+    def __init__(self, files: Files, name: str, attributes: dict[str, Any], *, deep: bool) -> None:
+        self.files, self.name, self.attributes, self.deep = files, name, attributes, deep
         self.documents: dict[str, dict[str, Any]] = {}
         self.moments_only = schema.ACTIVATIONS not in schema.kept(attributes)
         self.committed = np.empty(0, "int64")  # slots
@@ -60,7 +59,7 @@ class RunCheck:
 
     def findings(self) -> Iterator[Finding]:
         """Return everything that is not as it should be in this run."""
-        holder = lock_state(self.folder, self.name)
+        holder = lock_state(self.files, self.name)
         live = holder is not None and not holder[0].ended
         if holder is not None and (holder[0].ended or holder[1] > STALE):
             yield self._stale_lock(holder[0].pid, holder[0].host, holder[1], holder[0].ended)
@@ -74,8 +73,9 @@ class RunCheck:
                 yield dataclasses.replace(finding, action="") if doubtful else finding
 
     def _all(self) -> Iterator[Finding]:
-        for partial in sorted((self.folder / self.name).rglob(f"*{PARTIAL}")):
-            yield stray(str(partial.relative_to(self.folder)))
+        for key in sorted(self.files.sizes(self.name)):
+            if key.endswith(PARTIAL):
+                yield stray(key)
         yield from self._walk(self.name)
         marker = self._open(schema.EPOCH)
         if marker is None:
@@ -89,6 +89,7 @@ class RunCheck:
             try:
                 yield from self._check_contents()
             except DAMAGE as error:
+                told(error)
                 yield self._damage("", f"cannot be checked to the end: {error!r}")
         else:
             yield from self._check_begun()
@@ -96,22 +97,22 @@ class RunCheck:
     def _walk(self, path: str) -> Iterator[Finding]:
         """Read the documents of all groups and arrays, except in caches."""
         if path != self.name:
-            if is_remains(self.folder / path):  # a folder whose document was not written any more
+            if is_remains(self.files, path):  # a folder whose document was not written any more
                 if path != f"{self.name}/{schema.EPOCH}":  # there, it is the lock's
                     yield Finding("leftover", path, "of an array never made", "remove")
                 return
-            broken = list(check_document(self.folder, path))
+            broken = list(check_document(self.files, path))
             if broken:
                 yield from broken
                 return
-        self.documents[path] = read_document(self.folder, path)
+        self.documents[path] = read_document(self.files, path)
         if self.documents[path]["node_type"] == "array":
             return
-        for entry in sorted((self.folder / path).iterdir()):
-            inner = f"{path}/{entry.name}"
-            if entry.name == DOCUMENT or entry.name.endswith(PARTIAL) or self._is_cache(inner):
+        for name, is_folder in self.files.children(path):
+            inner = f"{path}/{name}"
+            if name == DOCUMENT or name.endswith(PARTIAL) or self._is_cache(inner):
                 continue
-            if entry.is_dir():
+            if is_folder:
                 yield from self._walk(inner)
             else:
                 yield stray(inner)
@@ -119,12 +120,12 @@ class RunCheck:
     def _read_marker(self, marker: zarr.Array[Any]) -> str:
         """Take the committed slots from the marker, or say why that cannot be done."""
         begun = len(self.documents) > 2 or "splits" in self.attributes
-        if begun and not self._file(schema.EPOCH, "c/0").exists():
+        if begun and not self._has(schema.EPOCH, "c/0"):
             return "its values are missing: all epochs are lost"
         try:
             values = np.asarray(marker[:])
         except DAMAGE as error:
-            return f"cannot be read: {error}"
+            return f"cannot be read: {told(error)}"
         slots = marker_slots(values)
         epochs = values[slots]
         if np.any(epochs < 0) or np.any(np.diff(epochs) <= 0):
@@ -196,7 +197,7 @@ class RunCheck:
             lost = [p for p in above if f"{self.name}/{p}" not in self.documents]
             missing.update(dict.fromkeys(lost[:1]))
         for path in missing:
-            if not (self.folder / self.name / path / DOCUMENT).exists():
+            if not self._has(path, DOCUMENT):
                 yield self._damage(path, "is missing")
         for full in self.documents:
             path = full.partition("/")[2]
@@ -234,21 +235,21 @@ class RunCheck:
         array = self._open(path)
         if array is None:
             return
-        if not self._file(path, "c/0").exists():
+        if not self._has(path, "c/0"):
             yield self._damage(path, "its values are missing")
             return
         try:
             array[:]
         except DAMAGE as error:
-            yield self._damage(path, f"cannot be read: {error}")
+            yield self._damage(path, f"cannot be read: {told(error)}")
 
     def _check_samplewise(self, path: str) -> Iterator[Finding]:
         array = self._open(path)
         if array is None:
             return
         try:
-            read_samplewise(array, str(self.folder))
-        except ActstoreError as error:
+            read_samplewise(array, self.files.place)
+        except StoreCorruptError as error:
             yield self._damage(path, str(error.__cause__ or "does not match its checksum"))
 
     def _check_large(self, path: str) -> Iterator[Finding]:
@@ -256,12 +257,12 @@ class RunCheck:
         array = self._open(path)
         if array is None:
             return
+        sizes = self.files.sizes(array.path)
         for slot in self.committed:
             if slot >= array.shape[0]:
                 return  # found as a wrong shape
             for name in chunk_names(array, slot):
-                file = self._file(path, name)
-                problem = _missing_or_cut(file, array)
+                problem = self._missing_or_cut(array, name, sizes)
                 if problem:
                     yield self._damage(f"{path}/{name}", problem)
                     break
@@ -272,9 +273,10 @@ class RunCheck:
     def _check_values(self, path: str, array: zarr.Array[Any], slot: int) -> Iterator[Finding]:
         where = f"{path}/{chunk_names(array, slot)[0]}"
         try:
-            for block in blocks(Committed(array, str(self.folder)), slot):
+            for block in blocks(Committed(array, self.files.place), slot):
                 check_finite(block, "it")
         except ActstoreError as error:
+            told(error)
             yield self._damage(where, f"cannot be read: {error.__cause__ or error}")
 
     def _check_unfinished(self, large: list[str], metrics: list[str]) -> Iterator[Finding]:
@@ -286,9 +288,9 @@ class RunCheck:
             if array is None:
                 continue
             names = {name for slot in committed for name in chunk_names(array, slot)}
-            for file in sorted((self.folder / self.name / path / "c").rglob("*")):
-                name = str(file.relative_to(self.folder / self.name / path))
-                if file.is_dir() or name in names or name.endswith(PARTIAL):
+            for key in sorted(self.files.sizes(f"{array.path}/c")):
+                name = key.removeprefix(f"{array.path}/")
+                if name in names or name.endswith(PARTIAL):
                     continue
                 place = name.split("/")[1]
                 if place.isdigit() and int(place) < array.shape[0] and int(place) not in committed:
@@ -300,7 +302,8 @@ class RunCheck:
             if array is not None:
                 try:
                     begun |= set(np.flatnonzero(~np.isnan(array[:])).tolist()) - committed
-                except DAMAGE:
+                except DAMAGE as error:
+                    told(error)
                     continue  # found already
         for slot in sorted(begun):
             problem = f"slot {slot} holds an epoch that was not finished"
@@ -309,22 +312,21 @@ class RunCheck:
     def _check_cache(self, path: str) -> Iterator[Finding]:
         layer = path.rsplit("/", 1)[0]
         cache = f"{self.name}/{layer}/{schema.MOMENTS}"
-        if not (self.folder / cache).exists():
+        if not self.files.has_folder(cache):
             return
         try:
             problem = self._cache_problem(layer, cache)
         except (*DAMAGE, ActstoreError) as error:
+            told(error)
             problem = f"cannot be read: {error!r}"
         if problem:
             yield Finding("cache", cache, problem, "remove")
 
     def _cache_problem(self, layer: str, cache: str) -> str:
-        for document in (self.folder / cache).rglob("*"):
-            if document.is_dir() and document.parent == self.folder / cache:
-                path = str(document.relative_to(self.folder))
-                if any(check_document(self.folder, path)):
-                    return f"{document.name} has lost its metadata"
-        group = zarr.open_group(self._files(), path=cache, mode="r", use_consolidated=False)
+        for name, is_folder in self.files.children(cache):
+            if is_folder and any(check_document(self.files, f"{cache}/{name}")):
+                return f"{name} has lost its metadata"
+        group = zarr.open_group(self.files, path=cache, mode="r", use_consolidated=False)
         if group.attrs.get("created") != self.attributes.get("created"):
             return "is of an earlier recording"
         count = np.asarray(layout.array_of(group, schema.COUNT)[:])
@@ -340,8 +342,8 @@ class RunCheck:
             mean = np.asarray(layout.array_of(group, schema.MEAN)[slot])
             comoment = np.asarray(layout.array_of(group, schema.COMOMENT)[slot])
             try:
-                true = accumulate(blocks(Committed(activations, str(self.folder)), slot))
-            except ActstoreError:
+                true = accumulate(blocks(Committed(activations, self.files.place), slot))
+            except StoreCorruptError:
                 continue  # the activations are damaged: these moments may be all that is left
             second = float(np.trace(true.comoment)) / true.count
             kept: Any = activations.attrs.get(KEEP_BITS)
@@ -367,7 +369,7 @@ class RunCheck:
         return is_moments and not self.moments_only
 
     def _stale_lock(self, pid: int, host: str, age: float, ended: bool) -> Finding:
-        path = str(lock_path(self.folder, self.name).relative_to(self.folder))
+        path = lock_key(self.name)
         who = f"process {pid} on {host}"
         if ended:
             return Finding("leftover", path, f"locked by {who}, which has ended", "remove")
@@ -382,17 +384,34 @@ class RunCheck:
         if path not in self._arrays:
             is_array = self.documents.get(full, {}).get("node_type") == "array"
             self._arrays[path] = (
-                zarr.open_array(self._files(), path=full, mode="r", zarr_format=3)
+                zarr.open_array(self.files, path=full, mode="r", zarr_format=3)
                 if is_array
                 else None
             )
         return self._arrays[path]
 
-    def _files(self) -> LocalFiles:
-        return LocalFiles(self.folder, read_only=True)
+    def _has(self, path: str, name: str) -> bool:
+        return self.files.has(f"{self.name}/{path}/{name}")
 
-    def _file(self, path: str, name: str) -> Path:
-        return self.folder / self.name / path / name
+    def _missing_or_cut(self, array: zarr.Array[Any], name: str, sizes: dict[str, int]) -> str:
+        """Say what is wrong with the object of an epoch, as far as its size and its index tell."""
+        key = f"{array.path}/{name}"
+        found = sizes.get(key)
+        if found is None:
+            return "is missing"
+        if array.shards is None:
+            return "" if found > 4 else "is cut short"
+        chunks = math.prod(s // c for s, c in zip(array.shards, array.chunks, strict=True))
+        size = 16 * chunks + 4  # offset and length of each chunk, and the checksum of them
+        if found < size:
+            return "is cut short"
+        index = self.files.tail(key, size)
+        if google_crc32c.value(index[:-4]) != int.from_bytes(index[-4:], "little"):
+            return "its index of chunks is damaged"
+        offset, length = np.frombuffer(index[:-4], "<u8").reshape(-1, 2).T
+        if (length == np.iinfo("u8").max).any():
+            return "a chunk is missing in it"
+        return "" if (offset + length <= found - size).all() else "is cut short"
 
     def _damage(self, path: str, problem: str) -> Finding:
         return Finding("damage", f"{self.name}/{path}".rstrip("/"), problem)
@@ -415,26 +434,6 @@ def blocks(array: Committed, slot: int) -> Iterator[Array]:
     rows = max(chunk, BLOCK_BYTES // max(1, row_bytes) // chunk * chunk)
     for start in range(0, length, rows):
         yield array[slot, start : start + rows]
-
-
-def _missing_or_cut(file: Path, array: zarr.Array[Any]) -> str:
-    """Say what is wrong with the object of an epoch, as far as its size and its index tell."""
-    if not file.exists():
-        return "is missing"
-    data = np.memmap(file, mode="r") if file.stat().st_size else np.empty(0, "uint8")
-    if array.shards is None:
-        return "" if len(data) > 4 else "is cut short"
-    chunks = math.prod(s // c for s, c in zip(array.shards, array.chunks, strict=True))
-    size = 16 * chunks + 4  # offset and length of each chunk, and the checksum of them
-    if len(data) < size:
-        return "is cut short"
-    index = bytes(data[-size:-4])
-    if google_crc32c.value(index) != int.from_bytes(bytes(data[-4:]), "little"):
-        return "its index of chunks is damaged"
-    offset, length = np.frombuffer(index, "<u8").reshape(-1, 2).T
-    if (length == np.iinfo("u8").max).any():
-        return "a chunk is missing in it"
-    return "" if (offset + length <= len(data) - size).all() else "is cut short"
 
 
 def _is_metadata(path: str) -> bool:

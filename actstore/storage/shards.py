@@ -19,7 +19,7 @@ import numpy.typing as npt
 import zarr
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ShardingCodec, ZstdCodec
 
-from actstore.storage.local import LocalFiles
+from actstore.storage.files import Files
 from actstore.storage.precision import KEEP_BITS, round_mantissa
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -66,7 +66,7 @@ def write_epoch(
     _, rows, width = array.shards or array.chunks
     encoder = _encoder(array)
     whole = first % rows == 0 and (len(x) % rows == 0 or first + len(x) == array.shape[1])
-    if encoder is None or not whole or not isinstance(array.store, LocalFiles):
+    if encoder is None or not whole or not isinstance(array.store, Files):
         array[slot, first : first + len(x)] = _rounded(x, array)
         return
     for start in range(0, len(x), rows):

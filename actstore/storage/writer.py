@@ -12,7 +12,6 @@ import errno
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Self, TypeAlias
 
 import numpy as np
@@ -33,11 +32,10 @@ from actstore.storage.cleaning import (
     arrays_below,
     delete_run,
     even_lengths,
+    files_of_group,
     is_remains,
-    local_files,
     sweep,
 )
-from actstore.storage.local import create_file, remove_tree
 from actstore.storage.location import StorePath, open_or_create_root, open_root
 from actstore.storage.lock import RunLock
 from actstore.storage.precision import KEEP_BITS, PRECISION, Change, as_attribute, measure
@@ -74,7 +72,7 @@ class RunWriter:
         self._store = os.fspath(store)
         self._group = group
         self._lock = lock
-        self._files = local_files(group)
+        self._files = files_of_group(group)
         self._closed = False
         self._arrays: dict[str, zarr.Array[Any]] = {}
         self.name = group.basename
@@ -128,8 +126,9 @@ class RunWriter:
         found = is_run(member(root, name, where))
         if found and not overwrite:
             raise already_there(where, name)
-        folder = Path(where, name)
-        if folder.exists() and not (found or is_remains(folder)):
+        files = files_of_group(root)
+        taken = files.has_folder(name)
+        if taken and not (found or is_remains(files, name)):
             raise RunExistsError(
                 f"{where!r} holds something else called {name!r}; give the run another name"
             )
@@ -140,12 +139,12 @@ class RunWriter:
         }
         data = sealed(json.dumps(document, default=plain).encode())
         with refusals(where, f"run {name!r}"):
-            if folder.exists():
-                lock = RunLock.acquire(Path(where), name)
+            if taken:
+                lock = RunLock.acquire(files, name)
                 delete_run(root, name)
                 lock.release()
             try:  # of two processes that create the run at once, one succeeds
-                create_file(folder / DOCUMENT, data)
+                files.create(f"{name}/{DOCUMENT}", data)
             except FileExistsError as error:
                 raise already_there(where, name) from error
             return cls._locked(store, root, name)
@@ -180,10 +179,9 @@ class RunWriter:
     @classmethod
     def _locked(cls, store: StorePath, root: zarr.Group, name: str) -> Self:
         """Take the run's lock, and give it the shape that a writer expects."""
-        folder = Path(os.fspath(store), name)
-        lock = RunLock.acquire(folder.parent, name)
+        lock = RunLock.acquire(files_of_group(root), name)
         try:
-            group = member(root, name, folder.parent.name)
+            group = member(root, name, os.fspath(store))
             if not isinstance(group, zarr.Group) or not is_run(group) or _is_complete(group):
                 raise RunExistsError(
                     f"run {name!r} was changed by another process at the same time; try again"
@@ -333,7 +331,7 @@ class RunWriter:
     def _refresh(self) -> None:
         """Read the marker: after an error or an interruption only the disk knows what it holds."""
         # A write would make the folders of a store that was moved or unmounted anew, for nobody.
-        if not (self._files.root / self.name / DOCUMENT).exists():
+        if not self._files.has(f"{self.name}/{DOCUMENT}"):
             raise FileNotFoundError(errno.ENOENT, "the folder of the run is gone")
         marker = read_marker(self._group, self._store)
         used = marker_slots(marker)
@@ -492,7 +490,7 @@ class RunWriter:
         return self._arrays[path]
 
     def _new_metric(self, name: str) -> None:
-        remove_tree(self._files.root / self.name / name)  # of a killed attempt
+        self._files.remove_tree(f"{self.name}/{name}")  # of a killed attempt
         layout.create_epochwise(self._group, name, slots=self._marker.shape[0], rest=(), dims=())
 
 

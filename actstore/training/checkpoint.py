@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import pickle
 from collections.abc import Mapping
@@ -13,35 +15,51 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from actstore.errors import StoreCorruptError
+from actstore.errors import StoreCorruptError, StoreUnreachableError
 from actstore.recording.state import random_state, set_random_state
-from actstore.storage.location import StorePath
+from actstore.storage.files import PARTIAL, Files
+from actstore.storage.local import LocalFiles
+from actstore.storage.location import StorePath, files_at
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """A file beside the store that holds a run's training at its last recorded epoch.
 
+    Beside a store in a bucket it is an object, so that another machine can continue.
+
     The learning rate follows from the epoch and the order of the samples from seed and
     epoch, so that model, optimiser and random state are all there is to keep.
 
     Parameters
     ----------
-    path
-        ``<store>.checkpoints/<run>.pt``.
+    files
+        Those of ``<store>.checkpoints``.
+    name
+        ``<run>.pt``.
     """
 
-    path: Path
+    files: Files
+    name: str
 
     @classmethod
     def of(cls, store: StorePath, run: str) -> Checkpoint:
         """Return the checkpoint of a run, whether or not it exists."""
-        folder = Path(os.fspath(store).rstrip("/\\") + ".checkpoints")
-        return cls(folder / f"{run}.pt")
+        return cls(files_at(os.fspath(store).rstrip("/\\") + ".checkpoints"), f"{run}.pt")
+
+    @property
+    def path(self) -> Path | None:
+        """Return where the file lies, None in a bucket."""
+        return self.files.root / self.name if isinstance(self.files, LocalFiles) else None
+
+    @property
+    def folder(self) -> str:
+        """Return the name of the folder that it lies in."""
+        return os.path.basename(self.files.place)
 
     def exists(self) -> bool:
         """Return whether there is a training to continue."""
-        return self.path.exists()
+        return self.files.has(self.name)
 
     def save(
         self,
@@ -64,7 +82,6 @@ class Checkpoint:
         interpolated
             First epoch without train errors, if there was one and it was looked for.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         state = {
             "model": model.state_dict(),
             "optimizer": optimizer.state_dict(),
@@ -74,7 +91,13 @@ class Checkpoint:
             "interpolated": interpolated,
             "scaler": dict(scaler or {}),
         }
-        partial = self.path.with_name(self.path.name + ".partial")
+        if self.path is None:
+            stream = io.BytesIO()
+            torch.save(state, stream)
+            self.files.put(self.name, [stream.getbuffer()])
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_name(self.path.name + PARTIAL)
         torch.save(state, partial)
         os.replace(partial, self.path)
 
@@ -87,10 +110,13 @@ class Checkpoint:
             If the file is not a checkpoint.
         """
         try:
-            state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
+            source = self.path or io.BytesIO(self.files.read(self.name))
+            state: dict[str, Any] = torch.load(source, map_location="cpu", weights_only=True)
+        except StoreUnreachableError:
+            raise
         except (RuntimeError, EOFError, pickle.UnpicklingError, OSError) as error:
             raise StoreCorruptError(
-                f"the checkpoint {self.path.name!r} in {self.path.parent.name!r} cannot be read; "
+                f"the checkpoint {self.name!r} in {self.folder!r} cannot be read; "
                 "overwrite the run to train it anew"
             ) from error
         return state
@@ -104,7 +130,7 @@ class Checkpoint:
 
     def remove(self) -> None:
         """Delete the file, and its folder when it is the last one."""
-        self.path.unlink(missing_ok=True)
-        folder = self.path.parent
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+        self.files.remove(self.name)
+        if self.path is not None:
+            with contextlib.suppress(OSError):  # other runs have theirs there
+                self.path.parent.rmdir()

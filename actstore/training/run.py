@@ -6,14 +6,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from actstore.recording import Recorder
 from actstore.recording.state import same_random_state
-from actstore.storage.location import StorePath
+from actstore.storage.location import StorePath, files_at
 from actstore.training.checkpoint import Checkpoint
 from actstore.training.hardware import channels_last, set_up
 from actstore.training.loop import Listener, Training, train
@@ -110,10 +109,9 @@ def record_run(plan: RunPlan, data: Data, options: RunOptions, progress: Progres
             resume=options.resume,
             overwrite=options.overwrite,
         ) as recorder:
-            folder = Path(options.store) / plan.name
 
             def recorded(epoch: int, metrics: Mapping[str, float], clones: float | None) -> None:
-                told = RecordedEpoch(epoch, metrics, bytes_in(folder), clones)
+                told = RecordedEpoch(epoch, metrics, bytes_of(options.store, plan.name), clones)
                 progress.epoch_recorded(plan, told)
 
             train(
@@ -128,19 +126,12 @@ def record_run(plan: RunPlan, data: Data, options: RunOptions, progress: Progres
                 count_clones=options.count_clones,
             )
     checkpoint.remove()
-    progress.run_ended(plan, bytes_in(folder))
+    progress.run_ended(plan, bytes_of(options.store, plan.name))
 
 
-def bytes_in(folder: Path) -> int:
-    """Return the bytes of the files in a folder, as far as they are still there."""
-    total = 0
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += os.stat(os.path.join(parent, name)).st_size
-            except FileNotFoundError:  # the writer renames what it has finished
-                continue
-    return total
+def bytes_of(store: StorePath, run: str) -> int:
+    """Return the bytes of the files of a run, as far as they are still there."""
+    return sum(files_at(store, read_only=True).sizes(run).values())
 
 
 def _noise(recipe: Recipe) -> float:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
-from actstore.errors import InvalidParameterError, RunExistsError, StoreNotFoundError
+from actstore.errors import InvalidParameterError, RunExistsError
 from actstore.storage.catalogue import Catalogue
-from actstore.storage.location import StorePath
+from actstore.storage.location import StorePath, is_free
 from actstore.training.checkpoint import Checkpoint
 from actstore.training.hardware import available_cores, devices_for, find_device
 from actstore.training.parallel import record_in_parallel
@@ -113,14 +112,9 @@ def _complete(
     store: StorePath, plans: Sequence[RunPlan], *, resume: bool, overwrite: bool
 ) -> set[str]:
     """Return the names of the runs that are done; raise if a run is in the way."""
-    if overwrite or not Path(store).exists():
+    if overwrite or is_free(store):
         return set()
-    try:
-        catalogue = Catalogue(store)
-    except StoreNotFoundError:
-        if any(Path(store).iterdir()):
-            raise
-        return set()
+    catalogue = Catalogue(store)
     done = set()
     for plan in plans:
         if plan.name not in catalogue:
@@ -146,7 +140,7 @@ def _complete(
         elif len(run.committed) and not Checkpoint.of(store, plan.name).exists():
             raise RunExistsError(
                 f"run {plan.name!r} stopped after epoch {run.committed[-1]} and its checkpoint is "
-                f"not in {Checkpoint.of(store, plan.name).path.parent.name!r} beside the store; "
+                f"not in {Checkpoint.of(store, plan.name).folder!r} beside the store; "
                 "put it there, or overwrite the run"
             )
     return done

@@ -1,0 +1,350 @@
+"""Files of a store in a bucket: one request writes an object whole, and of two creators one wins.
+
+An object appears at once with all its bytes, or not at all, and whoever asks afterwards sees it:
+the order in which a writer puts objects is the order in which readers meet them. So an epoch is
+committed by its marker as on a disk, and nothing need be brought to a disk. Credentials and
+endpoints come from the environment that the tools of each provider read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import os
+import re
+import time
+from collections.abc import AsyncGenerator, Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from zarr.abc.store import ByteRequest
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.storage import ObjectStore
+
+from actstore.errors import MissingExtraError, StoreNotFoundError, StoreUnreachableError
+from actstore.storage.files import Entry, Files, Refuse, seal
+from actstore.storage.seal import DOCUMENT
+
+try:
+    import obstore
+    from obstore import exceptions
+    from obstore.store import from_url
+except ImportError as error:
+    raise MissingExtraError(
+        "a store in a bucket was given and obstore, which reads and writes it, is not installed; "
+        'pip install "actstore[cloud]"'
+    ) from error
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, RetryConfig
+
+#: seconds in which a request is repeated: a question is not kept waiting, a training survives
+#: that the network is away for a while
+READ_PATIENCE, WRITE_PATIENCE = 15, 240
+
+#: objects above this size are uploaded in parts of it, several at once
+PART_BYTES = 2**23
+
+_FAMILIES = ("AWS_", "AZURE_", "GOOGLE_")
+
+
+class RemoteFiles(ObjectStore[Any], Files):
+    """A prefix of a bucket that Zarr arrays are written to.
+
+    Parameters
+    ----------
+    url : str
+        ``s3://bucket/prefix``, or what else obstore opens: ``gs://``, ``az://``, ``memory://``
+        (the latter for as long as the process lives).
+    read_only : bool
+        Whether to refuse writes, and to give up on a server that does not answer much sooner.
+
+    Raises
+    ------
+    StoreNotFoundError
+        If that is no URL of a bucket.
+    """
+
+    def __init__(self, url: str, *, read_only: bool = False) -> None:
+        self.url = url
+        in_memory = url.startswith("memory:")
+        patience = 0 if in_memory else READ_PATIENCE if read_only else WRITE_PATIENCE
+        super().__init__(_bucket(url, patience, _environment(), os.getpid()), read_only=read_only)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Credentials are not sent along: every process has its own environment.
+        return functools.partial(type(self), read_only=self.read_only), (self.url,)
+
+    def __str__(self) -> str:
+        return self.url
+
+    def with_read_only(self, read_only: bool = False) -> RemoteFiles:
+        """Return the same store, read-only or not."""
+        return type(self)(self.url, read_only=read_only)
+
+    # ------------------------------------------------------------ what zarr calls
+
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        """Return an object or a part of it, None if it is not there."""
+        with self._reading():
+            return await super().get(key, prototype, byte_range)
+
+    async def get_partial_values(
+        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
+    ) -> list[Buffer | None]:
+        """Return parts of objects."""
+        with self._reading():
+            return await super().get_partial_values(prototype, key_ranges)
+
+    async def exists(self, key: str) -> bool:
+        """Return whether there is an object ``key``."""
+        with self._reading():
+            return await super().exists(key)
+
+    async def set(self, key: str, value: Buffer) -> None:
+        """Replace the object ``key`` whole."""
+        with self._writing():
+            await super().set(key, seal(key, value))
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        """Write the object ``key`` unless it is there."""
+        with self._writing():
+            await super().set_if_not_exists(key, seal(key, value))
+
+    async def delete(self, key: str) -> None:
+        """Remove the object ``key``."""
+        with self._writing():
+            await super().delete(key)
+
+    async def list_dir(self, prefix: str) -> AsyncGenerator[str, None]:
+        """Yield the names in a folder."""
+        with self._reading():
+            async for name in super().list_dir(prefix):
+                yield name
+
+    # ------------------------------------------------------------ what this package calls
+
+    @property
+    def place(self) -> str:
+        """URL of the prefix."""
+        return self.url
+
+    def has(self, key: str) -> bool:
+        """Return whether there is an object of this key."""
+        with self._reading():
+            try:
+                obstore.head(self.store, key)
+            except FileNotFoundError:
+                return False
+            return True
+
+    def has_folder(self, key: str) -> bool:
+        """Return whether there is an object below this key."""
+        with self._reading():
+            return any(len(some) for some in obstore.list(self.store, key or None, chunk_size=1))
+
+    def read(self, key: str) -> bytes:
+        """Return an object whole."""
+        with self._reading():
+            return bytes(obstore.get(self.store, key).bytes())
+
+    def tail(self, key: str, count: int) -> bytes:
+        """Return the last ``count`` bytes of an object, or all of a shorter one."""
+        with self._reading():
+            try:
+                found = obstore.get(self.store, key, options={"range": {"suffix": count}})
+            except exceptions.NotSupportedError:  # Azure: ask for the size first
+                size = obstore.head(self.store, key)["size"]
+                start = max(0, size - count)
+                return bytes(obstore.get_range(self.store, key, start=start, end=size))
+            return bytes(found.bytes())
+
+    def children(self, folder: str) -> list[Entry]:
+        """Return what a folder holds, by name."""
+        with self._reading():
+            found = obstore.list_with_delimiter(self.store, folder or None)
+        names = [Entry(path.rsplit("/", 1)[-1], True) for path in found["common_prefixes"]]
+        names += [Entry(meta["path"].rsplit("/", 1)[-1], False) for meta in found["objects"]]
+        return sorted(names)
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Return the bytes of every object below a folder, by key."""
+        with self._reading():
+            listed = obstore.list(self.store, folder or None).collect()
+        return {meta["path"]: meta["size"] for meta in listed}
+
+    def put(self, key: str, parts: Iterable[Any]) -> None:
+        """Replace an object whole by bytes that come in parts."""
+        self._check_writable()
+        data = b"".join(parts)
+        with self._writing():
+            # What was uploaded in parts appears when the last one is there, or never.
+            obstore.put(self.store, key, data, chunk_size=PART_BYTES)
+
+    def create(self, key: str, data: bytes) -> None:
+        """Write an object whole, or raise FileExistsError if there is one already."""
+        with self._writing():
+            try:
+                obstore.put(self.store, key, data, mode="create")
+            except exceptions.AlreadyExistsError as error:
+                # The answer to a first attempt may have been lost, and this one was the second.
+                if self.read(key) != data:
+                    raise FileExistsError(errno.EEXIST, "it is there already", key) from error
+
+    def remove(self, key: str) -> None:
+        """Remove an object; one that is not there is no error."""
+        with self._writing(), contextlib.suppress(FileNotFoundError):
+            obstore.delete(self.store, key)
+
+    def remove_tree(self, folder: str) -> None:
+        """Remove what lies below a folder, each group's and array's ``zarr.json`` last."""
+        documents: dict[int, list[str]] = {}
+        others = []
+        for key in self.sizes(folder):
+            if key.rsplit("/", 1)[-1] == DOCUMENT:
+                documents.setdefault(key.count("/"), []).append(key)
+            else:
+                others.append(key)
+        with self._writing():
+            for keys in [others, *(documents[depth] for depth in sorted(documents, reverse=True))]:
+                if keys:
+                    obstore.delete(self.store, keys)
+
+    def sweep_partials(self, folder: str) -> None:
+        """Do nothing: of an upload that was interrupted there is nothing to see."""
+
+    def sync(self) -> None:
+        """Do nothing: what the server has taken is safe."""
+
+    def seen(self, key: str) -> tuple[bytes, float]:
+        """Return an object and the seconds since it was written, by this machine's clock."""
+        with self._reading():
+            found = obstore.get(self.store, key)
+            return bytes(found.bytes()), _age(found.meta["last_modified"])
+
+    def touch(self, key: str) -> None:
+        """Write an object once more as it is, unless another process writes it meanwhile."""
+        with self._writing():
+            found = obstore.get(self.store, key)
+            self._replace(key, bytes(found.bytes()), found.meta)
+
+    def claim(self, key: str, data: bytes, refuse: Refuse) -> None:
+        """Write an object that one process at a time may take from another."""
+        while True:
+            with self._writing(), contextlib.suppress(exceptions.AlreadyExistsError):
+                obstore.put(self.store, key, data, mode="create")
+                return
+            with self._reading(), contextlib.suppress(FileNotFoundError):  # released meanwhile
+                found = obstore.get(self.store, key)
+                held = bytes(found.bytes())
+                if held == data:  # put by a first attempt whose answer was lost
+                    return
+                refuse(held, _age(found.meta["last_modified"]))
+                if self._replace(key, data, found.meta):
+                    return
+
+    def _replace(self, key: str, data: bytes, version: Any) -> bool:
+        """Replace an object that is still the one that was read; say whether it was."""
+        known = {k: version[k] for k in ("e_tag", "version") if version.get(k) is not None}
+        with self._writing(), contextlib.suppress(exceptions.PreconditionError, FileNotFoundError):
+            obstore.put(self.store, key, data, mode=known)  # type: ignore[arg-type]
+            return True
+        return False
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except (exceptions.BaseError, FileNotFoundError) as error:
+            if isinstance(error, FileNotFoundError) and "NoSuchBucket" not in str(error):
+                raise
+            why = _why(error, self.url)
+            why.__cause__ = error
+            if isinstance(why, FileNotFoundError):
+                raise StoreNotFoundError(f"no store at {self.url!r}: {why.strerror}") from error
+            raise StoreUnreachableError(
+                f"{self.url!r} cannot be read ({why.strerror}); check the URL, the credentials "
+                "and the network"
+            ) from why
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (exceptions.BaseError, FileNotFoundError) as error:
+            if isinstance(error, FileNotFoundError) and "NoSuchBucket" not in str(error):
+                raise
+            raise _why(error, self.url) from error
+
+
+@functools.lru_cache(maxsize=64)
+def _bucket(url: str, patience: int, environment: tuple[str, ...], process: int) -> Any:
+    """Open a bucket once a process and environment: its connections are used again."""
+    options: ClientConfig = {
+        "allow_http": True,  # only where an endpoint or a URL says so
+        "connect_timeout": timedelta(seconds=5),
+        "read_timeout": timedelta(seconds=60),
+        "timeout": timedelta(minutes=10),
+    }
+    retry: RetryConfig = {
+        "max_retries": 6 if patience < 60 else 30,
+        "retry_timeout": timedelta(seconds=patience),
+    }
+    try:
+        if url.startswith("memory:"):
+            return from_url("memory://")
+        return from_url(url, client_options=options, retry_config=retry)
+    except (exceptions.BaseError, ValueError) as error:
+        scheme = url.partition("://")[0]
+        raise StoreNotFoundError(
+            f"{url!r} cannot be opened ({_first_line(error)}); give a folder, or a URL such as "
+            f"s3://bucket/prefix, gs://bucket/prefix or az://container/prefix, not {scheme}://"
+        ) from error
+
+
+def _environment() -> tuple[str, ...]:
+    """Return what the environment says of endpoints and credentials."""
+    return tuple(
+        f"{name}={value}"
+        for name, value in sorted(os.environ.items())
+        if name.startswith(_FAMILIES)
+    )
+
+
+def _age(written: datetime) -> float:
+    return max(0.0, time.time() - written.astimezone(UTC).timestamp())
+
+
+def _why(error: Exception, url: str) -> OSError:
+    """Return what a server or the way to it refused, in a few words."""
+    text = str(error)
+    code = re.search(r"<Code>(\w+)</Code>", text)
+    name = code[1] if code else ""
+    if name == "NoSuchBucket":
+        return FileNotFoundError(errno.ENOENT, f"there is no bucket {_name_of(url)!r}")
+    if "169.254.169.254" in text or "metadata.google.internal" in text:
+        return PermissionError(errno.EACCES, "no credentials were found in the environment")
+    refused = isinstance(
+        error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError
+    ) or re.search(r"status code: 40[13]", text)
+    if refused:
+        return PermissionError(
+            errno.EACCES, f"the server refuses these credentials{f': {name}' if name else ''}"
+        )
+    if "HTTP error" in text:  # no answer, or not all of one
+        server = re.search(r"(https?://[^/\s]+)", text)
+        return ConnectionError(
+            errno.ENOTCONN, f"{server[1] if server else 'the server'} does not answer"
+        )
+    return OSError(errno.EIO, f"{name or _first_line(error)}")
+
+
+def _name_of(url: str) -> str:
+    return url.partition("://")[2].partition("/")[0]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0].strip().rstrip(".")[:300]
