@@ -14,9 +14,10 @@ try:
     from actstore.plotting.error import error, error_decay
     from actstore.plotting.figure import figure, save, save_paper
     from actstore.plotting.matrix import clone_matrix
-    from actstore.plotting.noise import noise
+    from actstore.plotting.noise import noise, noise_eigenvalues
     from actstore.plotting.paper import QUESTIONS as PAPER
     from actstore.plotting.paper import paper
+    from actstore.plotting.parts import clone_errors
     from actstore.plotting.reconstruction import reconstruction
     from actstore.plotting.scaling import scaling
     from actstore.plotting.spectrum import spectrum
@@ -31,6 +32,7 @@ except ModuleNotFoundError as missing:
 __all__ = [
     "PAPER",
     "bias_variance",
+    "clone_errors",
     "clone_matrix",
     "clones",
     "dynamics",
@@ -39,6 +41,7 @@ __all__ = [
     "error_decay",
     "figure",
     "noise",
+    "noise_eigenvalues",
     "paper",
     "reconstruction",
     "save",

@@ -13,13 +13,14 @@ from actstore import schema
 from actstore.plotting import settings
 from actstore.plotting.matrix import pieces as matrices
 from actstore.plotting.panels import Piece, draw_one
+from actstore.plotting.parts import pieces as part_errors
 from actstore.plotting.scaling import CRITERIA, FEWEST, NONE, none_row
 from actstore.plotting.style import by_category, doubling, epoch_axis, plain
 
 Array: TypeAlias = npt.NDArray[Any]
 
 THRESHOLD = "threshold"
-#: runs whose matrices fit on one figure
+#: runs whose parts fit on one figure
 FEW_RUNS = 4
 
 
@@ -51,11 +52,11 @@ def clones(result: xr.Dataset, *, ax: Axes | None = None) -> Axes:
 
 
 def pieces(result: xr.Dataset) -> list[Piece]:
-    """Return one drawing a threshold and setting, and the matrices if the runs are few."""
+    """Return one drawing a threshold and setting; of few runs their parts one by one as well."""
     counts = _counts(result)
     if result.sizes.get(schema.RUN, 1) > FEW_RUNS or result.sizes.get(schema.EPOCH, 1) > 1:
         return counts
-    return counts + matrices(result)
+    return counts + part_errors(result) + matrices(result)
 
 
 def columns(result: xr.Dataset) -> int:

@@ -13,7 +13,7 @@ from actstore.plotting import settings
 from actstore.plotting.panels import Piece, draw_one
 from actstore.plotting.scaling import CRITERIA, FEWEST, NONE, none_row
 from actstore.plotting.series import Group, Series, looks_of
-from actstore.plotting.style import GREY, epoch_axis, plain
+from actstore.plotting.style import GREY, epoch_axis, error_axis, plain
 
 THRESHOLD = "threshold"
 ERRORS = {"train_error": "-", "test_error": "--"}
@@ -112,7 +112,8 @@ def _draw_errors(ax: Axes, group: Group, known: list[str]) -> None:
     for name in known:
         label = name.replace("_", " ")
         ax.plot([], [], color=GREY, ls=ERRORS[name], lw=1.1, label=label)
-    ax.set_ylim(bottom=0)
+    shown = [one.data[name].mean(schema.RUN).values for one in group.series for name in known]
+    error_axis(ax.yaxis, np.concatenate(shown))
     epoch_axis(ax, [e for one in group.series for e in one.data[schema.EPOCH].values])
     ax.set_ylabel("error")
     ax.set_title(", ".join(filter(None, [group.title, "error"])))
@@ -147,7 +148,7 @@ def _interpolation(ax: Axes, group: Group) -> None:
         height = 0.98 - 0.035 * marked.count(first)
         marked.append(first)
         ax.plot(first, height, marker="v", ms=5, ls="", color=one.look["color"],
-                transform=ax.get_xaxis_transform())  # fmt: skip
+                transform=ax.get_xaxis_transform(), clip_on=False)  # fmt: skip
         if len(group.series) == 1:
             ax.axvline(first, color=GREY, ls=":", lw=1)
     if marked:

@@ -181,6 +181,6 @@ def _draw_decay(ax: Axes, group: Group, one: Series) -> None:
                  lw=1.2, label="fit a w^-γ")  # fmt: skip
     decades(ax.yaxis)
     title = ", ".join(filter(None, [_split_of(group), group.title, one.label]))
-    ax.set_ylabel(f"error − {left:.4f}")
+    ax.set_ylabel(f"error − {left:.4f}" if left else "error")
     found = in_words(gamma, low, high, (smallest, largest))
     ax.set_title(f"{title}\n{found}", fontsize=9)

@@ -6,7 +6,7 @@ import io
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import matplotlib as mpl
 import xarray as xr
@@ -21,13 +21,14 @@ from actstore.plotting.ensemble import height as ensemble_height
 from actstore.plotting.ensemble import pieces as ensemble
 from actstore.plotting.error import columns as errors_beside
 from actstore.plotting.error import pieces as error
+from actstore.plotting.noise import columns as noise_beside
 from actstore.plotting.noise import pieces as noise
 from actstore.plotting.panels import Piece
 from actstore.plotting.paper import paper
 from actstore.plotting.reconstruction import pieces as reconstruction
 from actstore.plotting.scaling import pieces as scaling
 from actstore.plotting.spectrum import pieces as spectrum
-from actstore.plotting.style import GREY, STYLE, legend_of, legend_right
+from actstore.plotting.style import STYLE, legend_of, legend_right, made_from
 
 KINDS = (".png", ".svg", ".pdf")
 
@@ -44,8 +45,10 @@ class Drawing(NamedTuple):
         Inches of a panel.
     columns : callable
         Returns how many panels stand side by side, at most.
-    shared_legend, shared_y : bool
-        Whether one legend, and one vertical axis, serve all panels.
+    shared_legend : bool
+        Whether one legend serves all panels.
+    shared_y : bool
+        Whether one vertical axis serves a row.
     height : callable, optional
         Returns the inches of a panel of this result, where they differ.
     """
@@ -71,9 +74,9 @@ DRAWINGS = {
     "reconstruction": Drawing(
         reconstruction, "R² of the layer from random subsets", (4.2, 3.7), _three, shared_y=True
     ),
-    "clones": Drawing(clones, "Number of clones", (4.4, 3.7), clones_beside),
+    "clones": Drawing(clones, "Clones of the layer", (4.4, 3.7), clones_beside),
     "noise": Drawing(
-        noise, "Correlation of what subsets miss", (4.2, 3.7), _three, shared_y=True
+        noise, "Correlation of what subsets miss", (4.2, 3.7), noise_beside, shared_y=True
     ),
     "scaling": Drawing(
         scaling, "Number of clones against width", (7.6, 3.7), _one, shared_legend=False
@@ -124,9 +127,8 @@ def figure(question: str, result: xr.Dataset) -> Figure:
         high = drawing.height(result) if drawing.height else high
         legend = 2.3 if drawing.shared_legend else 0.0
         whole = Figure(figsize=(wide * columns + legend, high * rows + 0.3), layout="constrained")
-        grid = (
-            whole.subplots(rows, columns, squeeze=False, sharey=drawing.shared_y).ravel().tolist()
-        )
+        share: Literal["row", "none"] = "row" if drawing.shared_y else "none"
+        grid = whole.subplots(rows, columns, squeeze=False, sharey=share).ravel().tolist()
         for piece, ax in zip(pieces, grid, strict=False):
             piece(ax)
         for ax in grid[len(pieces) :]:
@@ -134,8 +136,7 @@ def figure(question: str, result: xr.Dataset) -> Figure:
         if drawing.shared_y:
             for place, ax in enumerate(grid):
                 ax.yaxis.label.set_visible(place % columns == 0)
-        whole.suptitle(drawing.title, x=0.01, ha="left")
-        whole.supxlabel(_made_from(result), x=0.01, ha="left", fontsize=7.5, color=GREY)
+        made_from(whole, drawing.title, result)
         if drawing.shared_legend:
             legend_of(whole, grid[: len(pieces)])
         else:
@@ -197,16 +198,3 @@ def checked(path: str | os.PathLike[str]) -> Path:
             f"a figure {os.fspath(path)!r} was asked for; it ends in .png, .svg or .pdf"
         )
     return Path(path)
-
-
-def _made_from(result: xr.Dataset) -> str:
-    """Say what was measured, so that the file explains itself."""
-    known = result.attrs
-    parts = [f"{k} {known[k]}" for k in ("split", "layer") if known.get(k)]
-    if "split" in known and known.get("fit_split", known["split"]) != known["split"]:
-        parts[0] = f"fitted on {known['fit_split']}, scored on {known['split']}"
-    if known.get("subsets"):
-        parts.append(f"{known['subsets']} random subsets, seed {known.get('rng_seed', 0)}")
-    if known.get("actstore_version"):
-        parts.append(f"actstore {known['actstore_version']}")
-    return ", ".join(parts)

@@ -48,9 +48,7 @@ def pieces(result: xr.Dataset) -> list[Piece]:
     wanted = [n for n in (NAME, "clone_size") if n in result]
     found = settings.whole(result[wanted], schema.RUN, schema.EPOCH, "threshold")
     last = settings.last_epochs(found, NAME)
-    names = settings.names(last, schema.RUN)
-    if len(set(last["seed"].values.tolist())) > 1:
-        names = [f"{n}, seed {s}" for n, s in zip(names, last["seed"].values, strict=True)]
+    names = settings.run_names(last)
 
     def of(run: int, threshold: float) -> Piece:
         one = last.isel({schema.RUN: run}).sel(threshold=threshold)

@@ -17,11 +17,13 @@ from actstore.plotting.series import (
     opacity,
     size_axis,
 )
-from actstore.plotting.style import BAND, GREY, by_category
+from actstore.plotting.style import BAND, GREY, by_category, doubling
 
 MEASURED = "residual_correlation_heldout"
 NULL = "null"
+EIGENVALUE, EDGE = "largest_eigenvalue", "marchenko_pastur_edge"
 FACTORS = "factors"
+LONG_DASHES = (0, (8, 2))
 
 
 def noise(result: xr.Dataset, *, ax: Axes | None = None) -> Axes:
@@ -50,10 +52,46 @@ def noise(result: xr.Dataset, *, ax: Axes | None = None) -> Axes:
         If the result holds several settings, each with several widths or epochs: select one, or
         use :func:`actstore.plotting.figure`.
     """
-    return draw_one(pieces(result), "noise", ax)
+    return draw_one(_correlations(result), "noise", ax)
+
+
+def noise_eigenvalues(result: xr.Dataset, *, ax: Axes | None = None) -> Axes:
+    """Draw the largest eigenvalue of the residual correlations beside the Marchenko-Pastur edge.
+
+    A curve is the mean over subsets and seeds, its band holds 90 % of them; the dashed line is
+    the edge for the same number of neurons and samples, which the largest eigenvalue of
+    independent noise does not exceed by more than chance. Both are defined for each width.
+
+    Parameters
+    ----------
+    result : Dataset
+        What :func:`actstore.noise` returned with ``eigenvalues=True``, of one setting.
+    ax : Axes, optional
+        Where to draw; by default on a new figure.
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    InvalidParameterError
+        If the result holds several settings, or no eigenvalues.
+    """
+    return draw_one(_eigenvalues(result), "noise", ax)
 
 
 def pieces(result: xr.Dataset) -> list[Piece]:
+    """Return the correlations of each setting, then the eigenvalues if the result holds them."""
+    return [*_correlations(result), *_eigenvalues(result)]
+
+
+def columns(result: xr.Dataset) -> int:
+    """Return how many panels stand side by side: one a setting where there are two rows."""
+    return len(groups(result, MEASURED)) if EIGENVALUE in result else 3
+
+
+def _correlations(result: xr.Dataset) -> list[Piece]:
     """Return one drawing a setting, on one scale."""
     found = groups(result, MEASURED)
     top = 1.05 * max(highest(group, MEASURED) for group in found)
@@ -64,11 +102,24 @@ def pieces(result: xr.Dataset) -> list[Piece]:
     return [of(group) for group in found]
 
 
+def _eigenvalues(result: xr.Dataset) -> list[Piece]:
+    if EIGENVALUE not in result:
+        return []
+    found = groups(result, EIGENVALUE)
+    top = 1.5 * max(highest(group, EIGENVALUE) for group in found)
+
+    def of(group: Group) -> Piece:
+        return lambda ax: _draw_eigenvalues(ax, group, top)
+
+    return [of(group) for group in found]
+
+
 def _draw(ax: Axes, group: Group, top: float) -> None:
     single = len(group.series) == 1
     label = "neurons outside the subset" if single else ""
     for one in group.series:
-        curve(ax, one, MEASURED, label=label, band=opacity(group))
+        # the line is solid for settings too: dashes are the null's
+        curve(ax, one, MEASURED, label=label, band=opacity(group), linestyle="-")
         if NULL in one.data:
             _null(ax, one, single)
     if single:
@@ -76,12 +127,30 @@ def _draw(ax: Axes, group: Group, top: float) -> None:
         label = "all neurons (paper)"
         curve(ax, group.series[0], "residual_correlation", label=label, band=0, **faint)
     elif any(NULL in one.data for one in group.series):
-        ax.plot([], [], color=GREY, ls="--", lw=1.1, label="matched null, by width")
+        ax.plot([], [], color=GREY, ls="--", lw=1.1, label="matched null of the same colour")
     _floor(ax, group)
     band_entry(ax)
     ax.set_ylim(0, top)
     size_axis(ax, group)
     ax.set_ylabel("mean |correlation| of residuals")
+    ax.set_title(", ".join(filter(None, [group.title, group.series[0].label if single else ""])))
+
+
+def _draw_eigenvalues(ax: Axes, group: Group, top: float) -> None:
+    single = len(group.series) == 1
+    for one in group.series:
+        label = "neurons outside the subset" if single else ""
+        curve(ax, one, EIGENVALUE, label=label, band=opacity(group), linestyle="-")
+        # of the whole layer there are no residuals, so the edge says nothing there
+        there = one.data[EIGENVALUE].notnull().any("subset")
+        edges = one._replace(data=one.data.assign({EDGE: one.data[EDGE].where(there)}))
+        curve(ax, edges, EDGE, label="_edge", band=0, ls=LONG_DASHES, marker="", lw=1.1)
+    ax.plot([], [], color=GREY, ls=LONG_DASHES, lw=1.1, label="Marchenko-Pastur edge, same colour")
+    band_entry(ax)
+    size_axis(ax, group)
+    doubling(ax.yaxis)
+    ax.set_ylim(0.9, top)
+    ax.set_ylabel("largest eigenvalue of the residuals")
     ax.set_title(", ".join(filter(None, [group.title, group.series[0].label if single else ""])))
 
 

@@ -18,7 +18,7 @@ from actstore.plotting.noise import pieces as noise
 from actstore.plotting.panels import Piece
 from actstore.plotting.reconstruction import pieces as reconstruction
 from actstore.plotting.scaling import pieces as scaling
-from actstore.plotting.style import STYLE, legend_of, legend_right
+from actstore.plotting.style import STYLE, legend_of, legend_right, made_from
 from actstore.plotting.width_error import pieces as width_error
 
 #: the queries whose answers the figure is made of
@@ -80,6 +80,7 @@ def paper(answers: Mapping[str, xr.Dataset]) -> Figure:
         ):
             piece(ax)
             legend_right(ax)
+        made_from(whole, "What subsets of the layer carry", growth)
     return whole
 
 

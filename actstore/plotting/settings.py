@@ -27,6 +27,16 @@ def names(result: xr.Dataset, dim: str) -> list[str]:
     return [", ".join(f"{k}={_word(result[k].values[i])}" for k in used) for i in range(size)]
 
 
+def run_names(result: xr.Dataset) -> list[str]:
+    """Return the setting of each run, with its seed where seeds are several."""
+    seeds = result["seed"].values.tolist()
+    several = len(set(seeds)) > 1
+    return [
+        ", ".join(filter(None, [name, f"seed {seed}" if several else ""]))
+        for name, seed in zip(names(result, schema.RUN), seeds, strict=True)
+    ]
+
+
 def by_setting(result: xr.Dataset) -> list[tuple[str, xr.Dataset]]:
     """Return the runs of each setting, with the name of the setting."""
     groups: dict[str, list[int]] = {}

@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure, SubFigure
@@ -31,6 +32,7 @@ STYLE: dict[Any, Any] = {
     "axes.titlelocation": "left",
     "axes.titlesize": 10,
     "figure.titlesize": 11,
+    "font.family": "DejaVu Sans",  # which matplotlib ships: a figure is the same everywhere
     "font.size": 9,
     "grid.color": "0.92",
     "grid.linewidth": 0.8,
@@ -99,6 +101,25 @@ def decades(axis: Axis) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
 
 
+def error_axis(axis: Axis, values: Iterable[float]) -> None:
+    """Make an axis one of errors: zero is on it, and small ones are stretched if there are any."""
+    found = np.asarray(list(values), float)
+    positive = found[np.isfinite(found) & (found > 0)]
+    if not positive.size or positive.max() <= 20 * positive.min():
+        axis._set_axes_scale("linear")  # type: ignore[attr-defined]
+        axis.axes.set_ylim(bottom=0)
+        return
+    least = 10.0 ** np.floor(np.log10(positive.min()))
+    axis._set_axes_scale(  # type: ignore[attr-defined]
+        "symlog", linthresh=least, linscale=0.4, base=10
+    )
+    powers = 10.0 ** np.arange(np.log10(least), 1)
+    axis.set_major_locator(FixedLocator([0.0, *powers.tolist()]))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
+    axis.axes.set_ylim(-0.1 * least, 1.5 * positive.max())
+
+
 def epoch_axis(ax: Axes, epochs: Iterable[float]) -> None:
     """Make the horizontal axis one of epochs, early ones stretched if recorded more densely."""
     ax.set_xlabel("epoch")
@@ -107,12 +128,12 @@ def epoch_axis(ax: Axes, epochs: Iterable[float]) -> None:
     if len(steps) < 2 or steps.max() <= 4 * steps.min():
         return
     first, last = recorded[0], recorded[-1]
-    ax.set_xscale("symlog", linthresh=1, base=10)
+    ax.set_xscale("symlog", linthresh=1, linscale=0.4, base=10)
     ticks = [0.0, *(m * 10.0**k for k in range(7) for m in (1, 2, 5))]
     ax.set_xticks([tick for tick in ticks if first <= tick <= last])
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
-    ax.set_xlim(first - 0.1, last * 1.1)
+    ax.set_xlim(first - 0.15, last * 1.2)
 
 
 def legend_right(ax: Axes, title: str = "") -> Legend | None:
@@ -144,6 +165,20 @@ def legend_of(figure: Figure | SubFigure, axes: Sequence[Axes], title: str = "")
             title=title or None,
             alignment="left",
         )
+
+
+def made_from(figure: Figure, title: str, result: xr.Dataset) -> None:
+    """Write the title, and below the panels what was measured, so that the file explains itself."""
+    known = result.attrs
+    parts = [f"{k} {known[k]}" for k in ("split", "layer") if known.get(k)]
+    if "split" in known and known.get("fit_split", known["split"]) != known["split"]:
+        parts[0] = f"fitted on {known['fit_split']}, scored on {known['split']}"
+    if known.get("subsets"):
+        parts.append(f"{known['subsets']} random subsets, seed {known.get('rng_seed', 0)}")
+    if known.get("actstore_version"):
+        parts.append(f"actstore {known['actstore_version']}")
+    figure.suptitle(title, x=0.01, ha="left")
+    figure.supxlabel(", ".join(parts), x=0.01, ha="left", fontsize=7.5, color=GREY)
 
 
 def _place(label: str) -> float:

@@ -1,0 +1,92 @@
+"""The error of each part of a partition under the trained readout."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from actstore import schema
+from actstore.plotting import settings
+from actstore.plotting.panels import Piece, draw_one
+from actstore.plotting.style import GREY, by_category
+
+PREFIX = "clone_error_"
+#: the look of a split: not that of the numbers of clones, which share a legend with it
+SPLITS = {"test": 2, "train": 3}
+
+
+def clone_errors(result: xr.Dataset, *, ax: Axes | None = None) -> Axes:
+    """Draw the error of each part under the trained readout, neither refitted nor rescaled.
+
+    Full marks are clones by the criterion of the result, hollow ones parts that fall short of
+    it. The title gives the mean over parts on each split.
+
+    Parameters
+    ----------
+    result : Dataset
+        What :func:`actstore.clones` returned, of one run and one threshold; the last epoch is
+        drawn.
+    ax : Axes, optional
+        Where to draw; by default on a new figure.
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    InvalidParameterError
+        If the result holds several runs or thresholds, or no errors (a store without readouts).
+    """
+    return draw_one(pieces(result), "clones", ax)
+
+
+def pieces(result: xr.Dataset) -> list[Piece]:
+    """Return one drawing a run and threshold, of its last epoch; none without errors."""
+    known = sorted(str(name) for name in result if str(name).startswith(PREFIX))
+    if not known:
+        return []
+    found = settings.whole(
+        result[[*known, "is_clone"]], schema.RUN, schema.EPOCH, "threshold", "clone"
+    )
+    last = settings.last_epochs(found, known[0])
+    names = settings.run_names(last)
+
+    highest = max(float(last[name].max()) for name in known)
+
+    def of(run: int, threshold: float) -> Piece:
+        one = last.isel({schema.RUN: run}).sel(threshold=threshold)
+        return lambda ax: _draw(ax, one, names[run], known, highest)
+
+    return [
+        of(run, threshold)
+        for threshold in last["threshold"].values
+        for run in range(last.sizes[schema.RUN])
+    ]
+
+
+def _draw(ax: Axes, one: xr.Dataset, setting: str, known: list[str], highest: float) -> None:
+    clone = one["is_clone"].values.astype(bool)
+    for place, name in enumerate(known):
+        split = name.removeprefix(PREFIX)
+        look = by_category(SPLITS.get(split, place + 4))
+        values = one[name].values
+        parts = np.arange(len(values))
+        for kept, face in ((clone, look["color"]), (~clone, "white")):
+            ax.plot(parts[kept], values[kept], color=look["color"], marker=look["marker"], ls="",
+                    mfc=face, label="_")  # fmt: skip
+        ax.plot([], [], color=look["color"], marker=look["marker"], ls="",
+                label=f"{split} error of a part")  # fmt: skip
+    ax.plot([], [], color=GREY, marker="o", mfc="white", ls="", label="part that is no clone")
+    ax.set_ylim(-0.02 * highest, 1.05 * highest)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_xlabel("part")
+    ax.set_ylabel("error, readout as trained")
+    width = f"W = {int(one['width'])}"
+    means = ", ".join(
+        f"{float(one[name].mean()):.3f} {name.removeprefix(PREFIX)}" for name in known
+    )
+    title = ", ".join(filter(None, [setting, width]))
+    ax.set_title(f"{title}\nmean error of a part {means}", fontsize=9)
