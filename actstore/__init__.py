@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from actstore._version import __version__
 
 if TYPE_CHECKING:
+    from actstore.notebook import progress
     from actstore.queries.clones import clones
     from actstore.queries.dynamics import dynamics
     from actstore.queries.ensemble import ensemble
@@ -30,6 +31,7 @@ _HOMES = {
     "moments": "actstore.queries",
     "noise": "actstore.queries",
     "open": "actstore.store",
+    "progress": "actstore.notebook",
     "reconstruction": "actstore.queries",
     "scaling": "actstore.queries",
     "spectrum": "actstore.queries",
@@ -47,6 +49,7 @@ __all__ = [
     "moments",
     "noise",
     "open",
+    "progress",
     "reconstruction",
     "scaling",
     "spectrum",
@@ -58,6 +61,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'actstore' has no attribute {name!r}")
     import importlib
 
+    if name != "Recorder":
+        importlib.import_module("actstore.notebook")  # gives answers their .actstore.plot()
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 

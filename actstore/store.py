@@ -32,7 +32,8 @@ class Store(Catalogue):
     def _repr_html_(self) -> str:
         """Return the runs as a table for a notebook, and how far the sweep is."""
         complete = sum(run.complete for run in self.values())
-        title = f"{html.escape(self.path)}: {len(self)} runs, {complete} complete"
+        share = f'<progress value="{complete}" max="{max(len(self), 1)}"></progress>'
+        title = f"{html.escape(self.path)}: {len(self)} runs, {complete} complete {share}"
         # pandas escapes names and settings
         return f"<p><b>actstore</b> {title}</p>{self.runs.to_html(max_rows=40, escape=True)}"
 

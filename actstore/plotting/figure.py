@@ -93,6 +93,16 @@ DRAWINGS = {
 }  # fmt: skip
 
 
+class Shown(Figure):
+    """A figure that a notebook shows although pyplot does not know it."""
+
+    def _repr_png_(self) -> bytes:
+        drawn = io.BytesIO()
+        with mpl.rc_context(STYLE):
+            self.savefig(drawn, format="png", dpi=80)
+        return drawn.getvalue()
+
+
 def figure(question: str, result: xr.Dataset) -> Figure:
     """Draw all panels of the answer to a question.
 
@@ -126,7 +136,7 @@ def figure(question: str, result: xr.Dataset) -> Figure:
         wide, high = drawing.size
         high = drawing.height(result) if drawing.height else high
         legend = 2.3 if drawing.shared_legend else 0.0
-        whole = Figure(figsize=(wide * columns + legend, high * rows + 0.3), layout="constrained")
+        whole = Shown(figsize=(wide * columns + legend, high * rows + 0.3), layout="constrained")
         share: Literal["row", "none"] = "row" if drawing.shared_y else "none"
         grid = whole.subplots(rows, columns, squeeze=False, sharey=share).ravel().tolist()
         for piece, ax in zip(pieces, grid, strict=False):

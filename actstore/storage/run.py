@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import html
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
@@ -56,6 +57,10 @@ class Run:
 
     def __repr__(self) -> str:
         return f"<actstore.Run {self.name!r}: {len(self.epochs)} epochs>"
+
+    def _repr_html_(self) -> str:
+        shown = self.metrics().assign_attrs(self.attrs)  # xarray escapes what it shows
+        return f"<p>{html.escape(repr(self))}</p>{shown._repr_html_()}"
 
     @property
     def width(self) -> int:

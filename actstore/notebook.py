@@ -1,0 +1,116 @@
+"""Answers in a notebook: ``answer.actstore.plot()``, and a bar while they are computed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import dask
+import xarray as xr
+
+from actstore.errors import InvalidParameterError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+@xr.register_dataset_accessor("actstore")
+class Answer:
+    """What actstore adds to a dataset that one of its questions returned.
+
+    Parameters
+    ----------
+    answer : Dataset
+    """
+
+    def __init__(self, answer: xr.Dataset) -> None:
+        self._answer = answer
+
+    def plot(self, *, ax: Axes | None = None) -> Figure | Axes:
+        """Draw the answer, or what ``.sel()`` has left of it.
+
+        Parameters
+        ----------
+        ax : Axes, optional
+            Where to draw an answer of a single panel; by default all panels are drawn on a new
+            figure, which a notebook shows.
+
+        Returns
+        -------
+        Figure or Axes
+            The axes if they were given.
+
+        Raises
+        ------
+        InvalidParameterError
+            If the dataset is no answer of actstore, or has no figure, or needs several axes.
+        """
+        question = self._answer.attrs.get("query")
+        if question is None:
+            raise InvalidParameterError(
+                "a dataset that no question of actstore returned was to be drawn; "
+                "draw a variable of it with .plot() of xarray"
+            )
+        from actstore import plotting
+
+        if ax is None:
+            return plotting.figure(question, self._answer)
+        drawn: Axes = getattr(plotting, question)(self._answer, ax=ax)
+        return drawn
+
+
+@contextmanager
+def progress() -> Iterator[None]:
+    """Show a bar while answers are computed, by threads here or by a cluster.
+
+    A :class:`distributed.Client`, if there is one, is asked for its own bar.
+
+    Returns
+    -------
+    context manager
+        The bar is shown by ``.compute()``, ``.load()`` and ``.plot()`` within it.
+
+    Raises
+    ------
+    ActstoreError
+        What the answer itself raises when it is computed.
+
+    Examples
+    --------
+    ::
+
+        with actstore.progress():
+            answer = actstore.open("digits.zarr").scaling().compute()
+    """
+    client = _client()
+    if client is None:
+        from dask.diagnostics.progress import ProgressBar
+
+        with ProgressBar():
+            yield
+        return
+
+    def get(graph: Any, keys: Any, **options: Any) -> Any:
+        from distributed import progress as bar
+
+        futures = client.get(graph, keys, sync=False, **options)
+        bar(futures)
+        return client.gather(futures)
+
+    with dask.config.set(scheduler=get):
+        yield
+
+
+def _client() -> Any:
+    """Return the client that dask would send work to, if there is one."""
+    if "distributed" not in sys.modules:  # nobody can have made one
+        return None
+    from distributed import default_client
+
+    try:
+        return default_client()
+    except ValueError:
+        return None

@@ -1,0 +1,107 @@
+"""In a notebook: stores and runs are tables, answers draw themselves, a bar shows progress."""
+
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from matplotlib.figure import Figure
+
+import actstore
+from actstore.errors import InvalidParameterError
+from actstore.testing import planted_dataset
+
+from .planted import record_run
+
+VOID = {"br", "hr", "img", "input", "link", "meta"}
+
+
+class Elements(HTMLParser):
+    """Names and attributes of the elements of a page; fails where they are not nested."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(page)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note a tag, and that it waits for its end."""
+        self.found.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        """Close the innermost element."""
+        assert tag in VOID or self.open.pop() == tag
+
+
+def test_a_store_shows_its_runs_and_how_far_the_sweep_is(planted: actstore.Store) -> None:
+    elements = Elements(planted._repr_html_()).found
+    assert sum(tag == "tr" for tag, _ in elements) == len(planted) + 2  # two rows of headings
+    (bar,) = [attrs for tag, attrs in elements if tag == "progress"]
+    assert bar == {"value": str(len(planted)), "max": str(len(planted))}
+
+
+def test_a_run_shows_its_epochs_layers_and_metrics(planted: actstore.Store) -> None:
+    page = planted.sel(width=8, weight_decay=0.0, seed=1).only()._repr_html_()
+    assert "3 epochs" in page
+    assert "last_hidden" in page
+    assert "train_error" in page
+    assert ("table", {"border": "1"}) not in Elements(page).found
+
+
+def test_names_of_strangers_are_text(tmp_path: Path) -> None:
+    path = tmp_path / "<script>alert(1)<" / "store.zarr"
+    path.parent.mkdir()
+    record_run(path, width=8, seed=0, weight_decay=0.0)
+    store = actstore.open(path)
+    run = store.only()
+    run.attrs["model"] = "<script>alert(2)</script>"
+    for page in (store._repr_html_(), run._repr_html_()):
+        assert "script" not in [tag for tag, _ in Elements(page).found]
+
+
+def test_an_answer_draws_itself_and_what_sel_has_left_of_it(planted: actstore.Store) -> None:
+    answer = planted.sel(epoch=-1, seed=0).reconstruction(subsets=3)
+    whole = answer.actstore.plot()
+    assert [ax.get_title(loc="left") for ax in whole.axes] == [
+        "weight_decay=0", "weight_decay=0.005"
+    ]  # fmt: skip
+    assert whole._repr_png_().startswith(b"\x89PNG")
+    ax = Figure().subplots()
+    chosen = answer.isel(run=answer.weight_decay.values == 0.005)
+    assert chosen.actstore.plot(ax=ax) is ax
+    assert ax.lines
+
+
+def test_a_dataset_that_is_no_answer_is_not_drawn() -> None:
+    with pytest.raises(InvalidParameterError, match=r"no question of actstore.*\.plot\(\)"):
+        planted_dataset().actstore.plot()
+
+
+def test_the_bar_reaches_its_end_on_threads(capsys: pytest.CaptureFixture[str]) -> None:
+    lazy = actstore.spectrum(planted_dataset())
+    with actstore.progress():
+        shown = lazy.compute()
+    assert "100% Completed" in capsys.readouterr().out
+    xr.testing.assert_identical(shown, lazy.compute())
+
+
+def test_the_bar_reaches_its_end_on_a_cluster(capsys: pytest.CaptureFixture[str]) -> None:
+    distributed = pytest.importorskip("distributed")
+    lazy = actstore.spectrum(planted_dataset())
+    here = lazy.compute(scheduler="synchronous")
+    with (
+        distributed.LocalCluster(
+            n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+        ) as cluster,
+        distributed.Client(cluster),
+        actstore.progress(),
+    ):
+        there = lazy.compute()
+        assert np.isfinite(there.eigenvalue.values).any()
+    assert "100% Completed" in capsys.readouterr().out
+    xr.testing.assert_allclose(there, here)
