@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import math
 import os
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from actstore.errors import ActstoreError, InvalidParameterError
+from actstore.errors import ActstoreError, InvalidParameterError, MissingExtraError
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -91,13 +92,21 @@ def check_output(path: str | None) -> None:
 
 
 def check_plot(path: str | None) -> None:
-    """Refuse a figure of a kind that cannot be drawn, before anything is computed."""
+    """Refuse a figure that cannot be drawn, before anything is computed."""
     if path is None:
         return
-    if Path(path).suffix not in (".png", ".svg", ".pdf"):
-        raise InvalidParameterError(f"--plot {path} was asked for; it ends in .png, .svg or .pdf")
+    if Path(path).suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise InvalidParameterError(
+            f"a figure {path!r} was asked for; it ends in .png, .svg or .pdf"
+        )
     if not Path(path).parent.is_dir():
-        raise InvalidParameterError(f"there is no folder {str(Path(path).parent)!r} for {path}")
+        raise InvalidParameterError(
+            f"there is no folder {str(Path(path).parent)!r} for the figure {path!r}; make it first"
+        )
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingExtraError(
+            "figures need matplotlib, which is not installed; pip install 'actstore[plot]'"
+        )
 
 
 def table(rows: Rows, columns: Sequence[str]) -> str:
