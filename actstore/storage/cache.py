@@ -25,6 +25,7 @@ from actstore import schema
 from actstore.errors import StoreCorruptError, StoreWarning
 from actstore.kernels.moments import Moments, accumulate
 from actstore.storage import layout
+from actstore.storage.chunk import read_chunk, write_chunk
 from actstore.storage.location import open_root
 from actstore.storage.reading import DAMAGE, Committed
 
@@ -109,9 +110,17 @@ def read(leaf: Leaf, slot: int) -> Moments | None:
             return None
         if schema.COUNT not in inner:  # another task is making the group at this moment
             return None
-        if slot >= inner[schema.COUNT].shape[0] or (count := int(inner[schema.COUNT][slot])) < 0:
+        counts = inner[schema.COUNT]
+        if slot >= counts.shape[0]:
             return None
-        mean, comoment = inner[schema.MEAN][slot], inner[schema.COMOMENT][slot]
+        try:
+            count = int(read_chunk(counts, slot)[0])
+        except FileNotFoundError:
+            return None
+        if count < 0:
+            return None
+        mean = read_chunk(inner[schema.MEAN], slot, 0)[0]
+        comoment = read_chunk(inner[schema.COMOMENT], slot, 0, 0)[0]
         if not (np.isfinite(mean).all() and np.isfinite(comoment.sum())):
             raise ValueError("NaN where numbers were cached")
     except DAMAGE as error:
@@ -144,9 +153,9 @@ def put(leaf: Leaf, slot: int, moments: Moments, *, files: zarr.Group) -> None:
     """
     with _MAKING:
         inner = _group(leaf, files, moments.mean.size)
-    inner[schema.MEAN][slot] = moments.mean
-    inner[schema.COMOMENT][slot] = moments.comoment
-    inner[schema.COUNT][slot] = moments.count
+    write_chunk(inner[schema.MEAN], moments.mean, slot, 0)
+    write_chunk(inner[schema.COMOMENT], moments.comoment, slot, 0, 0)
+    write_chunk(inner[schema.COUNT], np.array([moments.count]), slot)
 
 
 def cached(leaf: Leaf, slots: Array) -> npt.NDArray[np.bool_]:

@@ -69,7 +69,7 @@ class Files(Store):
 
     @abstractmethod
     def put(self, key: str, parts: Iterable[Any]) -> None:
-        """Replace a file whole by bytes that come in parts."""
+        """Replace a file whole by bytes in parts, each of them gone when the next is asked for."""
 
     @abstractmethod
     def create(self, key: str, data: bytes) -> None:

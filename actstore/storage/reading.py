@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from typing import Any, TypeAlias
 
@@ -11,6 +12,7 @@ import zarr
 
 from actstore import schema
 from actstore.errors import StoreCorruptError, StoreUnreachableError
+from actstore.storage.chunk import read_chunk
 from actstore.storage.layout import DATA_CHECKSUM, values_checksum
 from actstore.storage.slab import read_slab
 
@@ -105,7 +107,9 @@ def read_samplewise(array: zarr.Array[Any], store: str) -> Array:
         If they are not what was written.
     """
     try:
-        values = np.asarray(array[:])
+        values = read_chunk(array, 0)
+    except FileNotFoundError:
+        raise corrupt(array.path, store, "a chunk is missing") from None
     except DAMAGE as error:
         raise corrupt(array.path, store, error) from error
     if values_checksum(values) != array.attrs.get(DATA_CHECKSUM):
@@ -125,16 +129,18 @@ def read_marker(group: zarr.Group, store: str) -> Array:
     if schema.EPOCH in group:
         marker = group[schema.EPOCH]
         assert isinstance(marker, zarr.Array)
+        with contextlib.suppress(FileNotFoundError):
+            return _read_whole(marker, store).astype("int64", copy=False)
         # The writer stores it even where it is -1 throughout, which is what a lost one reads as.
-        if not begun or marker.nchunks_initialized:
-            return read_epochwise(marker, store).astype("int64", copy=False)
+        if not begun:
+            return np.full(marker.shape, schema.NO_EPOCH, "int64")
     elif not begun:  # killed before it had room for an epoch
         return np.empty(0, "int64")
     raise corrupt(f"{group.path}/{schema.EPOCH}", store, "the marker of committed epochs is lost")
 
 
 def read_epochwise(array: zarr.Array[Any], store: str) -> Array:
-    """Return the marker or a metric whole.
+    """Return a metric whole; NaN where none of it was written.
 
     Raises
     ------
@@ -142,7 +148,18 @@ def read_epochwise(array: zarr.Array[Any], store: str) -> Array:
         If it cannot be read.
     """
     try:
+        return _read_whole(array, store)
+    except FileNotFoundError:
+        return np.full(array.shape, array.fill_value, array.dtype)
+
+
+def _read_whole(array: zarr.Array[Any], store: str) -> Array:
+    try:
+        if array.shards is None and array.shape[0] <= array.chunks[0]:
+            return read_chunk(array, 0)
         return np.asarray(array[:])
+    except FileNotFoundError:
+        raise
     except DAMAGE as error:
         raise corrupt(array.path, store, error) from error
 

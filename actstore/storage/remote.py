@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import io
 import os
 import re
 import time
@@ -179,10 +180,12 @@ class RemoteFiles(ObjectStore[Any], Files):
     def put(self, key: str, parts: Iterable[Any]) -> None:
         """Replace an object whole by bytes that come in parts."""
         self._check_writable()
-        data = b"".join(parts)
+        data = io.BytesIO()
+        for part in parts:
+            data.write(part)
         with self._writing():
             # What was uploaded in parts appears when the last one is there, or never.
-            obstore.put(self.store, key, data, chunk_size=PART_BYTES)
+            obstore.put(self.store, key, data.getbuffer(), chunk_size=PART_BYTES)
 
     def create(self, key: str, data: bytes) -> None:
         """Write an object whole, or raise FileExistsError if there is one already."""

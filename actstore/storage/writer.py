@@ -28,6 +28,7 @@ from actstore.errors import (
 from actstore.kernels.moments import Moments
 from actstore.storage import cache, layout
 from actstore.storage.cache import Leaf
+from actstore.storage.chunk import write_chunk
 from actstore.storage.cleaning import (
     arrays_below,
     delete_run,
@@ -44,6 +45,7 @@ from actstore.storage.reading import (
     is_run,
     marker_slots,
     member,
+    read_epochwise,
     read_marker,
     read_samplewise,
 )
@@ -277,7 +279,7 @@ class RunWriter:
             self._write_readout(slot, snapshot)
             self._write_metrics(slot, snapshot)
             self._files.sync()
-            self._marker[slot] = epoch
+            self._put_value(self._marker, slot, epoch)
             if not self._moments_only:
                 # Only now: a cache that a killed writer left would be believed of what comes next.
                 self._write_moments(slot, snapshot)
@@ -467,8 +469,8 @@ class RunWriter:
     def _write_readout(self, slot: int, snapshot: Snapshot) -> None:
         if snapshot.readout is not None:
             weight, bias = snapshot.readout
-            self._array(f"{schema.READOUT}/{schema.WEIGHT}")[slot] = weight
-            self._array(f"{schema.READOUT}/{schema.BIAS}")[slot] = bias
+            write_chunk(self._array(f"{schema.READOUT}/{schema.WEIGHT}"), weight, slot, 0, 0)
+            write_chunk(self._array(f"{schema.READOUT}/{schema.BIAS}"), bias, slot, 0)
 
     def _write_metrics(self, slot: int, snapshot: Snapshot) -> None:
         stored: Any = self._group.attrs["metrics"]
@@ -478,10 +480,16 @@ class RunWriter:
                 self._new_metric(name)
             # A killed attempt at this slot may have left a metric that this one does not have.
             value = snapshot.metrics.get(name, float("nan"))
-            self._array(name)[slot] = value
+            self._put_value(self._array(name), slot, value)
         if snapshot.metrics.keys() - known:
             # Only now, with a value in it: the name vouches for the array.
             self._group.update_attributes({"metrics": sorted(known | snapshot.metrics.keys())})
+
+    def _put_value(self, array: zarr.Array[Any], slot: int, value: float) -> None:
+        """Give the marker or a metric its value of a slot; nobody else writes them."""
+        values = read_epochwise(array, self._store).copy()
+        values[slot] = value
+        write_chunk(array, values, 0)
 
     def _array(self, path: str) -> zarr.Array[Any]:
         """Return an array of the run; its metadata are read once."""
