@@ -1,6 +1,7 @@
 """The error of whole networks follows the planted law of their width, and its window is told."""
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import xarray as xr
 from scipy.optimize import least_squares
 
 import actstore
-from actstore.errors import InvalidDataError, InvalidParameterError
+from actstore.errors import InvalidDataError, InvalidParameterError, UndecidedWarning
+from actstore.queries.settings import Settings
+from actstore.queries.width_law import width_law
 from actstore.testing import raise_if_computes
 
 from .command_line import Answer
@@ -130,6 +133,90 @@ def test_without_logged_errors_there_is_no_law_and_no_failure(tmp_path: Path) ->
         options={"samples": SAMPLES},
     )  # fmt: skip
     assert bool(fitted(actstore.open(path)).isnull().all().to_array().all())
+
+
+class Planted(Settings):
+    """One setting of networks that logged these errors ``(seed, width)``."""
+
+    def __init__(self, widths: Sequence[int], errors: Any) -> None:
+        self.widths, self.errors = list(widths), errors
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """One setting."""
+        return (1, len(self.widths))
+
+    def logged(self, name: str) -> dict[tuple[int, int], Any]:
+        """Return the errors of the seeds of each width."""
+        assert name == "test_error"
+        return {(0, w): self.errors[:, w] for w in range(len(self.widths))}
+
+    def law(self, error_inf: float | None) -> xr.Dataset:
+        """Fit the law to them."""
+        fit = width_law(
+            self, split="test", layer="", error_inf=error_inf, window=None, rng_seed=0
+        )  # fmt: skip
+        return fit.isel(setting=0).compute()
+
+
+def test_seeds_that_differ_widen_the_interval_of_an_exact_mean() -> None:
+    """The mean over seeds lies on the law, so that the scatter of the widths says nothing."""
+    exact = np.array([law(w) for w in WIDTHS])
+    apart = 1 + np.array([[-0.2], [0.0], [0.2]]) * np.array([1, -1, 1, -1])
+    narrow = Planted(WIDTHS, np.array([exact] * 3)).law(FLOOR)
+    wide = Planted(WIDTHS, apart * exact).law(FLOOR)
+    for found in (narrow, wide):
+        assert float(found.gamma) == pytest.approx(GAMMA, abs=1e-3)
+    assert float(wide.gamma_low) < GAMMA < float(wide.gamma_high)
+    assert float(narrow.gamma_high - narrow.gamma_low) < 0.01
+    # an oracle without resampling: the spread of γ when the mean of one width moves by its
+    # standard error, in quadrature over widths
+    error_of_mean = (apart * exact).std(0, ddof=1) / np.sqrt(3)
+    moved = []
+    for k in range(len(WIDTHS)):
+        y = exact + error_of_mean * (np.arange(len(WIDTHS)) == k)
+        fit = least_squares(
+            lambda p, y=y: (FLOOR + np.exp(p[0]) * np.array(WIDTHS, float) ** -p[1]) / y - 1,
+            [0, 0.5], xtol=1e-12,
+        )  # fmt: skip
+        moved.append(fit.x[1] - GAMMA)
+    expected = 2 * 1.96 * float(np.sqrt(np.square(moved).sum()))
+    assert float(wide.gamma_high - wide.gamma_low) == pytest.approx(expected, rel=0.35)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [2, 4])
+def test_the_interval_of_gamma_covers_the_planted_law_of_widths(seeds: int) -> None:
+    """Networks of 7 widths whose errors differ by 5 % from seed to seed."""
+    widths = [8, 16, 32, 64, 128, 256, 512]
+    truth = FLOOR + 0.5 * np.array(widths, float) ** -GAMMA
+    rng = np.random.default_rng(seeds)
+    for known in (None, FLOOR):
+        hits = trials = 0
+        for _ in range(250):
+            errors = truth * (1 + 0.05 * rng.normal(size=(seeds, len(widths))))
+            found = Planted(widths, errors).law(known)
+            if np.isfinite(found.gamma.item()):
+                trials += 1
+                hits += found.gamma_low.item() <= GAMMA <= found.gamma_high.item()
+        assert trials > 240
+        # binomial sd 1.4 %; the farther of two ends covers a little more than each
+        assert 0.92 <= hits / trials <= 0.995, f"{hits} of {trials}, error_inf {known}"
+
+
+def test_runs_that_stopped_at_other_epochs_are_compared_with_a_warning(tmp_path: Path) -> None:
+    for width, epochs in ((4, [0, 9]), (8, [0, 4]), (16, [0, 9])):
+        record_networks(
+            tmp_path / "s.zarr", widths=[width], seeds=[0], epochs=epochs,
+            options={"samples": SAMPLES},
+        )  # fmt: skip
+    store = actstore.open(tmp_path / "s.zarr")
+    with pytest.warns(UndecidedWarning, match=r"last epochs, 4 \(1 of the runs\), 9 \(2 of"):
+        found = store.scaling(subsets=2)
+    assert found.attrs["epochs"] == [4, 9]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert store.sel(epoch=0).scaling(subsets=2).attrs["epochs"] == [0]
 
 
 def test_every_variable_of_the_law_has_dims_name_and_unit(store: actstore.Store) -> None:

@@ -18,7 +18,7 @@ from actstore.queries.apply import describe
 from actstore.queries.error import readable
 from actstore.queries.logits import MEMBER, clone_logits, logits_of, same_labels
 from actstore.queries.settings import SETTING, WIDTH, Settings
-from actstore.queries.sources import Data, Source, last_epoch
+from actstore.queries.sources import Data, Source, compared_epochs, last_epoch
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -112,7 +112,8 @@ def ensemble(
     Notes
     -----
     The paper claims that the wide network wins in one task; the answer says who wins here. A
-    difference whose interval holds zero is a draw.
+    difference whose interval holds zero is a draw. Runs that stopped at different epochs are
+    compared with a warning, and ``epochs`` in the attributes names them.
 
     References
     ----------
@@ -120,6 +121,7 @@ def ensemble(
     variance by width.
     """  # noqa: E501 - the first sentence names all three
     found = readable(last_epoch(data), layer=layer, splits=[split])
+    epochs = compared_epochs(found)
     settings = Settings(found)
     label = same_labels(found, split)
     contests = _contests(settings)
@@ -145,7 +147,7 @@ def ensemble(
             }
         )
         answer = answer.assign(winner=_winner(answer))
-    return describe(answer, "ensemble", split=split, layer=layer, rng_seed=rng_seed)
+    return describe(answer, "ensemble", epochs=epochs, split=split, layer=layer, rng_seed=rng_seed)
 
 
 def _contests(settings: Settings) -> list[Contest]:

@@ -11,7 +11,12 @@ import xarray as xr
 
 from actstore import schema
 from actstore.errors import InvalidParameterError
-from actstore.kernels.fits import critical_width, power_law
+from actstore.kernels.fits import (
+    critical_width,
+    critical_widths,
+    power_law,
+    power_law_exponents,
+)
 from actstore.queries.apply import describe
 from actstore.queries.apply import subset_blocks as blocks_for
 from actstore.queries.clones import RESAMPLES, THRESHOLDS, critical_sizes
@@ -24,7 +29,13 @@ from actstore.queries.parameters import (
 )
 from actstore.queries.partition import THRESHOLD
 from actstore.queries.settings import SETTING, WIDTH, Settings
-from actstore.queries.sources import Data, last_epoch, sources, warn_of_few_samples
+from actstore.queries.sources import (
+    Data,
+    compared_epochs,
+    last_epoch,
+    sources,
+    warn_of_few_samples,
+)
 from actstore.queries.width_law import width_law
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -89,9 +100,13 @@ def scaling(
 ) -> xr.Dataset:
     r"""Return the number of clones against width, for each setting of the hyper-parameters.
 
-    Each run counts at the last of its selected epochs. Two fits go with the numbers: the
-    exponent a of :math:`n_{clones} ∝ W^a` within a window of widths, and a broken line, flat
-    up to a critical width and linear above it.
+    Each run counts at the last of its selected epochs. Two fits of the ratio
+    :math:`W_{alive} / w_c`, mean over seeds, go with the numbers: its exponent a, by least squares
+    of :math:`\log(W_{alive} / w_c) = a \log W + c` within a window of widths, and a broken line
+    :math:`1 + s \max(0, W - W_c)` over all widths, by relative least squares: a layer without
+    clones needs all its neurons, and above the critical width :math:`W_c` each neuron adds s
+    clones. A third, :math:`error - error_{inf} = a W^{-γ}`, is of the logged error of whole
+    networks.
 
     Parameters
     ----------
@@ -125,14 +140,13 @@ def scaling(
         With dims ``(setting, width, threshold)``: ``critical_size``, ``width_ratio`` (alive
         neurons / critical size), each with ``_low`` and ``_high`` (90 %, bootstrap over seeds and
         subsets), ``n_clones`` with ``_low`` and ``_high`` (NaN where the ratio is below 2: no
-        clones) and ``has_clones``. With dims
-        ``(setting, threshold)``: ``exponent`` and ``critical_width``, each with ``_low`` and
-        ``_high`` (90 %, the same bootstrap), ``window_low``, ``window_high``,
-        ``clones_per_neuron``. With ``(setting, width)``: ``seeds``,
-        ``train_error``, ``test_error``; with ``(setting,)``, of the logged error of ``split``
-        against width, ``gamma`` with ``gamma_low`` and ``gamma_high`` (95 %), ``error_inf``,
-        ``gamma_window_low`` and ``gamma_window_high``. Lazy: no activations are read until values
-        are asked for.
+        clones) and ``has_clones``. With dims ``(setting, threshold)``: ``exponent`` and
+        ``critical_width``, each with ``_low`` and ``_high`` (90 %, the same bootstrap),
+        ``window_low``, ``window_high``, and ``clones_per_neuron`` (s). With
+        ``(setting, width)``: ``seeds``, ``train_error``, ``test_error``; with ``(setting,)``:
+        ``gamma`` with ``gamma_low`` and ``gamma_high`` (95 %), ``error_inf``,
+        ``gamma_window_low`` and ``gamma_window_high`` of the logged error of ``split``. Lazy: no
+        activations are read until values are asked for.
 
     Raises
     ------
@@ -148,7 +162,21 @@ def scaling(
     -----
     The number depends on the threshold: if the private noise of the neurons exceeds 1 −
     threshold, the critical size is a fixed share of the width whatever the data do. Ask for
-    several. With one seed a width, the interval covers the draw of subsets alone.
+    several.
+
+    The bootstrap draws seeds of each width anew, and for each of them its subsets. Its 90 %
+    percentiles speak of networks trained again and measured on these samples; with one seed a
+    width they cover the draw of subsets alone, and with fewer than about five they are too short.
+    Neither the choice of the window nor departures from the law widen them.
+
+    The 95 % interval of γ reaches at each end to the farther of two: the profile interval of the
+    fit, which knows the scatter of the widths about the law, and the percentiles of a bootstrap
+    over the seeds of each width (with one seed, the first alone). An ``error_inf`` that is given
+    or is that of an ensemble is taken as exact. Where the interval is (0, inf), the widths do
+    not determine γ; three widths with ``error_inf`` free leave no scatter to judge by.
+
+    Runs that stopped at different epochs are compared with a warning, and ``epochs`` in the
+    attributes names them.
 
     References
     ----------
@@ -164,6 +192,7 @@ def scaling(
         )
     found = sources(last_epoch(data), split=split, layer=layer)
     warn_of_few_samples(found)
+    epochs = compared_epochs(found)
     blocks = blocks_for(found, subsets)
     runs = [
         critical_sizes(
@@ -193,7 +222,9 @@ def scaling(
     ).isel({schema.EPOCH: 0}, drop=True)
     known = {name: settings.metric(name) for name in ("train_error", "test_error")}
     known["seeds"] = settings.seeds()
-    law = width_law(settings, split=split, layer=layer, error_inf=error_inf, window=window)
+    law = width_law(
+        settings, split=split, layer=layer, error_inf=error_inf, window=window, rng_seed=rng_seed
+    )
     return describe(
         _with_clones(answer.assign_coords({THRESHOLD: runs[0][THRESHOLD]}))
         .assign(known)
@@ -201,6 +232,7 @@ def scaling(
         .assign_coords(settings.coords()),
         "scaling",
         found,
+        epochs=epochs,
         criterion=criterion,
         split=split,
         layer=layer,
@@ -240,18 +272,17 @@ class _Growth(NamedTuple):
         alive : (run,)
         """
         shape = (*self.shape, len(thresholds))
-        sizes, ratios = np.full(shape, np.nan), np.full(shape, np.nan)
-        drawn_sizes = np.full((*shape, RESAMPLES), np.nan)
-        drawn_ratios = drawn_sizes.copy()
+        sizes, ratios = np.full((2, *shape), np.nan)
+        drawn_sizes, drawn_ratios = np.full((2, *shape, RESAMPLES), np.nan)
         ratio = alive[:, None] / size
         drawn_ratio = alive[:, None, None] / drawn
+        every = np.arange(RESAMPLES)
         for place, runs in self.members.items():
             sizes[place], ratios[place] = size[runs].mean(0), ratio[runs].mean(0)
             # a bootstrap over seeds (which runs) and subsets (which resample of each)
-            for b in range(RESAMPLES):
-                again = rng.choice(runs, len(runs))
-                drawn_sizes[place][:, b] = drawn[again, :, b].mean(0)
-                drawn_ratios[place][:, b] = drawn_ratio[again, :, b].mean(0)
+            again = rng.choice(runs, (RESAMPLES, len(runs)))
+            for whole, each in ((drawn_sizes, drawn), (drawn_ratios, drawn_ratio)):
+                whole[place] = each[again, :, every[:, None]].mean(1).T
         per_width = [sizes, *_interval(drawn_sizes), ratios, *_interval(drawn_ratios)]
         per_setting = np.full((len(_PER_SETTING), shape[0], len(thresholds)), np.nan)
         for s in range(shape[0]):
@@ -261,26 +292,18 @@ class _Growth(NamedTuple):
 
     def _fits(self, ratio: Array, drawn: Array, window: tuple[float, float] | None) -> list[float]:
         held = np.isfinite(ratio)
-        widths, ratio, drawn = np.asarray(self.widths, float)[held], ratio[held], drawn[held]
+        widths, ratio, drawn = np.asarray(self.widths, float)[held], ratio[held], drawn[held].T
         low, high = window or _window(widths, ratio)
         inside = (widths >= low) & (widths <= high)
-        bend = critical_width(widths, ratio)
-        if inside.sum() < 3:
-            slopes = [np.nan] * 3
-        else:
+        slopes = [np.nan] * 3
+        if inside.sum() >= 3:
             w = widths[inside]
-            again = [power_law(w, one).exponent for one in drawn[inside].T]
+            again = power_law_exponents(w, drawn[:, inside])
             fitted = power_law(w, ratio[inside]).exponent
             slopes = [fitted, *np.quantile(again, [0.05, 0.95])]
-        bends = [critical_width(widths, one).critical_width for one in drawn.T]
-        return [
-            *slopes,
-            float(low),
-            float(high),
-            bend.critical_width,
-            *_quantiles(bends),
-            bend.slope,
-        ]
+        bend = critical_width(widths, ratio)
+        bends = _quantiles(critical_widths(widths, drawn))
+        return [*slopes, low, high, bend.critical_width, *bends, bend.slope]
 
 
 def _with_clones(answer: xr.Dataset) -> xr.Dataset:
@@ -312,8 +335,8 @@ def _interval(drawn: Array) -> list[Array]:
     return [np.where(missing, np.nan, np.quantile(kept, q, axis=-1)) for q in (0.05, 0.95)]
 
 
-def _quantiles(values: list[float]) -> list[float]:
-    finite = [v for v in values if np.isfinite(v)]
+def _quantiles(values: Array) -> list[float]:
+    finite = values[np.isfinite(values)]
     if len(finite) < len(values) / 2:  # the bend is not there in most resamples
         return [np.nan, np.nan]
     return [float(q) for q in np.quantile(finite, [0.05, 0.95])]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 
 from actstore import schema
 from actstore.queries.apply import column
 from actstore.queries.sources import Source
+
+Array: TypeAlias = npt.NDArray[Any]
 
 SETTING = "setting"
 WIDTH = "width"
@@ -64,11 +67,18 @@ class Settings:
             (SETTING, WIDTH), seeds, {"long_name": "runs of the width", "units": "1"}
         )
 
+    def logged(self, name: str) -> dict[tuple[int, int], Array]:
+        """Return the last value of a metric of each seed ``(seed,)``, by setting and width."""
+        return {
+            place: np.array([_last(self.found[run], name) for run in runs])
+            for place, runs in self.members.items()
+        }
+
     def metric(self, name: str) -> xr.Variable:
         """Return the last value of a metric, mean over seeds ``(setting, width)``."""
         values = np.full(self.shape, np.nan)
-        for place, runs in self.members.items():
-            values[place] = np.mean([_last(self.found[run], name) for run in runs])
+        for place, seeds in self.logged(name).items():
+            values[place] = seeds.mean()
         return xr.Variable((SETTING, WIDTH), values, schema.describe(name))
 
     def coords(self) -> dict[str, Any]:

@@ -89,6 +89,7 @@ def sources(data: Data, *, layer: str, split: str = "test") -> list[Source]:
     if not len(data):
         raise InvalidDataError(f"{data.path!r} holds no run yet; record one first")
     found = []
+    data.look_ahead()
     for run in data.values():
         if len(run.committed):
             run.check(split, layer)
@@ -118,6 +119,28 @@ def warn_of_few_samples(found: Sequence[Source]) -> None:
             UndecidedWarning,
             stacklevel=3,
         )
+
+
+def compared_epochs(found: Sequence[Source]) -> list[int]:
+    """Return the different last epochs at which runs are compared, ascending.
+
+    Warns
+    -----
+    UndecidedWarning
+        If there are several: runs that stopped at other epochs differ in more than their settings.
+    """
+    last = [int(source.epochs[-1]) for source in found]
+    epochs = sorted(set(last))
+    if len(epochs) > 1:
+        told = [f"{epoch} ({last.count(epoch)} of the runs)" for epoch in epochs]
+        several = ", ".join(told[:4]) + (f" and {len(told) - 4} others" if len(told) > 4 else "")
+        warnings.warn(
+            f"runs are compared at different last epochs, {several}; finish those that stopped "
+            "early, leave them out, or select an epoch that all hold",
+            UndecidedWarning,
+            stacklevel=3,
+        )
+    return epochs
 
 
 def last_epoch(data: Data) -> Data:
