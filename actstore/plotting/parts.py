@@ -80,6 +80,8 @@ def _draw(ax: Axes, one: xr.Dataset, setting: str, known: list[str], highest: fl
         ax.plot([], [], color=look["color"], marker=look["marker"], ls="",
                 label=f"{split} error of a part")  # fmt: skip
     ax.plot([], [], color=GREY, marker="o", mfc="white", ls="", label="part that is no clone")
+    count = max(int(np.isfinite(one[name].values).sum()) for name in known)
+    ax.set_xlim(-0.6, max(count, 2) - 0.4)
     ax.set_ylim(-0.02 * highest, 1.05 * highest)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("part")

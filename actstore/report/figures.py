@@ -66,7 +66,8 @@ CAPTIONS = {
     ),
     "clones": (
         "Partition of the widest network",
-        "Clones of a random partition, and R² of each from each other.",
+        "A random partition: the error of each part under the trained readout, and R² of each part "
+        "from each other.",
     ),
     "error": (
         "Error of subsets",
