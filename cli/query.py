@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +11,7 @@ import click
 
 from . import output
 from .groups import Group
+from .loading import libraries
 from .options import (
     chosen_by,
     compute_options,
@@ -59,13 +59,10 @@ def ask(
         raise click.UsageError("--workers and --scheduler were both given; give one of them")
     output.check_output(saved)
     output.check_plot(plot)
-    # Tasks use one thread of BLAS each. Said before numpy is loaded, no other thread is made:
-    # those that wait for work would spin, which took three times the work itself.
-    for library in ("OPENBLAS", "MKL", "BLIS"):
-        os.environ.setdefault(f"{library}_NUM_THREADS", "1")
-    import actstore
-    from actstore.queries.explain import answer_within
-    from actstore.queries.table import rows
+    with libraries():
+        import actstore
+        from actstore.queries.explain import answer_within
+        from actstore.queries.table import rows
 
     from . import compute
 
@@ -97,7 +94,7 @@ def ask(
         result, needed, _, budget = answer_within(store, question.name, **bounds, **options)
     with compute.scheduler(workers, scheduler, budget.workers):
         answer = needed.compute()
-    found = rows(answer)
+    found = rows(answer) if saved or form in ("json", "csv") else []
     parameters = {k: v for k, v in result.attrs.items() if k != "query"}
     if form == "table":
         click.echo(table_of(question, answer))
