@@ -8,6 +8,7 @@ It is safe to delete, unless the run keeps moments only: then it is the record i
 
 from __future__ import annotations
 
+import functools
 import threading
 import warnings
 from collections.abc import Iterator
@@ -19,14 +20,14 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 from zarr.codecs import Crc32cCodec
-from zarr.errors import ContainsArrayError, ContainsGroupError
+from zarr.errors import ContainsArrayError, ContainsGroupError, GroupNotFoundError
 
 from actstore import schema
-from actstore.errors import StoreCorruptError, StoreWarning
+from actstore.errors import StoreCorruptError, StoreUnreachableError, StoreWarning
 from actstore.kernels.moments import Moments, accumulate
 from actstore.storage import layout
 from actstore.storage.chunk import read_chunk, write_chunk
-from actstore.storage.location import open_root
+from actstore.storage.location import files_at, open_root
 from actstore.storage.reading import DAMAGE, Committed
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -101,28 +102,21 @@ def read(leaf: Leaf, slot: int) -> Moments | None:
     """Return the cached moments of a slot, or None if they are not cached or not to be believed."""
     where = f"the cached moments of run {leaf.run!r}, {leaf.split}/{leaf.layer}, slot {slot}"
     try:
-        group = leaf.group()
-        if schema.MOMENTS not in group:
+        held = _held(leaf)
+        if held is None:
             return None
-        inner: Any = group[schema.MOMENTS]
-        if inner.attrs.get("created") != leaf.created:
+        if held.created != leaf.created:
             warnings.warn(f"{where} are of an earlier recording; computed anew", StoreWarning, 2)
             return None
-        if schema.COUNT not in inner:  # another task is making the group at this moment
-            return None
-        counts = inner[schema.COUNT]
-        if slot >= counts.shape[0]:
-            return None
-        try:
-            count = int(read_chunk(counts, slot)[0])
-        except FileNotFoundError:
-            return None
+        count = _count(held, slot)
         if count < 0:
             return None
-        mean = read_chunk(inner[schema.MEAN], slot, 0)[0]
-        comoment = read_chunk(inner[schema.COMOMENT], slot, 0, 0)[0]
+        mean = read_chunk(held.mean, slot, 0)[0]
+        comoment = read_chunk(held.comoment, slot, 0, 0)[0]
         if not (np.isfinite(mean).all() and np.isfinite(comoment.sum())):
             raise ValueError("NaN where numbers were cached")
+    except StoreUnreachableError:
+        raise
     except DAMAGE as error:
         warnings.warn(f"{where} are damaged ({error}); computed anew", StoreWarning, 2)
         return None
@@ -160,14 +154,65 @@ def put(leaf: Leaf, slot: int, moments: Moments, *, files: zarr.Group) -> None:
 
 def cached(leaf: Leaf, slots: Array) -> npt.NDArray[np.bool_]:
     """Return which of ``slots`` are in the cache ``(epoch,)``."""
-    group = leaf.group()
-    if schema.MOMENTS not in group:
+    held = _held(leaf)
+    if held is None or held.created != leaf.created:
         return np.zeros(len(slots), bool)
-    inner: Any = group[schema.MOMENTS]
-    if inner.attrs.get("created") != leaf.created or schema.COUNT not in inner:
-        return np.zeros(len(slots), bool)
-    counts = np.asarray(inner[schema.COUNT][:])
-    return np.array([s < len(counts) and counts[s] >= 0 for s in slots], bool)
+    return np.array([_count(held, int(slot)) >= 0 for slot in slots], bool)
+
+
+def _count(held: _Held, slot: int) -> int:
+    """Return the number of samples of the moments in a slot, or -1 if there are none."""
+    if slot >= held.count.shape[0]:
+        return -1
+    try:
+        return int(read_chunk(held.count, slot)[0])
+    except FileNotFoundError:
+        return -1
+
+
+class _Held(NamedTuple):
+    """The arrays of a cache, and the time of creation of the run that they are of."""
+
+    created: Any
+    count: Any
+    mean: Any
+    comoment: Any
+
+
+def _held(leaf: Leaf) -> _Held | None:
+    """Open a cache; None if there is none, or another task is making it at this moment."""
+    if "://" not in leaf.store:
+        return _open_cache(leaf)
+    with suppress(LookupError):
+        return _once_opened(leaf)
+    return None
+
+
+@functools.lru_cache(maxsize=512)
+def _once_opened(leaf: Leaf) -> _Held:
+    """Open a cache in a bucket, where each of its documents takes a request, once a process.
+
+    Whether an epoch is in it is asked again at every read.
+    """
+    held = _open_cache(leaf)
+    if held is None:
+        raise LookupError
+    return held
+
+
+def _open_cache(leaf: Leaf) -> _Held | None:
+    path = f"{leaf.run}/{leaf.split}/{leaf.layer}/{schema.MOMENTS}"
+    files = files_at(leaf.store, read_only=True)
+    try:
+        inner: Any = zarr.open_group(
+            files, path=path, mode="r", zarr_format=3, use_consolidated=False
+        )
+    except GroupNotFoundError:
+        return None
+    arrays = [inner.get(name) for name in (schema.COUNT, schema.MEAN, schema.COMOMENT)]
+    if any(array is None for array in arrays):
+        return None
+    return _Held(inner.attrs.get("created"), *arrays)
 
 
 def worthwhile(samples: int, width: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
 import numpy as np
@@ -15,6 +16,7 @@ import zarr.errors
 
 from actstore import schema
 from actstore.errors import NotInStoreError
+from actstore.storage.files import AT_ONCE
 from actstore.storage.location import StorePath, open_root
 from actstore.storage.reading import DAMAGE, corrupt, is_run
 from actstore.storage.run import Epochs, Run
@@ -80,6 +82,7 @@ class Catalogue(Mapping[str, Run]):
     def runs(self) -> pd.DataFrame:
         """A row a run: width, seed, hyper-parameters, epochs stored, last epoch, last metrics."""
         rows = []
+        self.look_ahead(lambda run: run.metrics())
         for run in self.values():
             coords, metrics = run.coords(), run.metrics()
             # the learning rate of the last epoch is not the one that was set
@@ -147,6 +150,7 @@ class Catalogue(Mapping[str, Run]):
                     )  # fmt: skip
             kept = {name: r for name, r in kept.items() if value[name] in wanted}
         if epoch is not None:
+            self.look_ahead()
             # A run that has only begun holds no epoch, and is no reason to refuse the others.
             begun = {name: r for name, r in kept.items() if len(r.epochs)}
             kept = {name: r.select(epoch) for name, r in (begun or kept).items()}
@@ -155,6 +159,12 @@ class Catalogue(Mapping[str, Run]):
     def narrow(self, change: Callable[[Run], Run]) -> Self:
         """Return the same selection with each run changed, such as to fewer epochs."""
         return self._with({name: change(run) for name, run in self.items()})
+
+    def look_ahead(self, look: Callable[[Run], object] = lambda run: run.committed) -> None:
+        """Read of all runs at once what will be asked of each, where an answer takes a while."""
+        if "://" in self.path and len(self) > 1:
+            with ThreadPoolExecutor(AT_ONCE) as readers:
+                list(readers.map(look, self.values()))
 
     def dataset(self, split: str = "test", layer: str = schema.DEFAULT_LAYER) -> xr.Dataset:
         """Return the activations of the one selected run, lazily; see :meth:`Run.dataset`.

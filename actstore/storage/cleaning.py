@@ -61,7 +61,8 @@ def sweep(group: zarr.Group) -> None:
         If the marker cannot tell what is committed: then nothing is removed.
     """
     files, run = files_of_group(group), group.path
-    files.sweep_partials(run)
+    for partial in files.partials(run):
+        files.remove(partial)
     if not is_intact(json.loads(files.read(f"{run}/{DOCUMENT}"))):
         return  # its attributes cannot be trusted to say what belongs to it
     begun = not len(marker_slots(read_marker(group, files.place)))

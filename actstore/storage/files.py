@@ -7,7 +7,7 @@ what keys have in common; in a bucket there is nothing else to it.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeAlias
 
 from zarr.abc.store import Store
@@ -17,6 +17,9 @@ from actstore.storage.seal import DOCUMENT, sealed
 
 #: what zarr and this package call a file that is not yet renamed to its own name
 PARTIAL = ".partial"
+
+#: requests to a bucket at the same time
+AT_ONCE = 16
 
 #: raises if what is held must not be taken: its bytes, and seconds since they were written
 Refuse: TypeAlias = Callable[[bytes, float], None]
@@ -87,8 +90,11 @@ class Files(Store):
         """
 
     @abstractmethod
-    def sweep_partials(self, folder: str) -> None:
-        """Remove what killed writers left half written below a folder."""
+    def partials(self, folder: str) -> list[str]:
+        """Return the keys of what killed writers left half written below a folder."""
+
+    def remember(self, folder: str) -> None:
+        """Read all metadata below a folder at once, for a check that asks for them repeatedly."""
 
     @abstractmethod
     def sync(self) -> None:
@@ -115,11 +121,6 @@ class Files(Store):
             Asked about what is there; of several claims at once one succeeds, and the others
             are asked about it.
         """
-
-
-def files_below(files: Files, folder: str) -> Iterator[str]:
-    """Yield the keys of all files below a folder, in order."""
-    yield from sorted(files.sizes(folder))
 
 
 def seal(key: str, value: Buffer) -> Buffer:

@@ -129,10 +129,9 @@ class LocalFiles(LocalStore, Files):
         """Remove a folder from the leaves up."""
         remove_tree(self.root / folder)
 
-    def sweep_partials(self, folder: str) -> None:
-        """Remove what killed writers left half written below a folder."""
-        for partial in (self.root / folder).rglob(f"*{PARTIAL}"):
-            partial.unlink(missing_ok=True)
+    def partials(self, folder: str) -> list[str]:
+        """Return the keys of what killed writers left half written below a folder."""
+        return sorted(key for key in self.sizes(folder) if key.endswith(PARTIAL))
 
     def sync(self) -> None:
         """Bring the names of all files written since the last call to the disk.

@@ -126,8 +126,8 @@ def read_marker(group: zarr.Group, store: str) -> Array:
         If it cannot be read, or is lost.
     """
     begun = "splits" in group.attrs  # written before the first epoch is committed
-    if schema.EPOCH in group:
-        marker = group[schema.EPOCH]
+    marker = group.get(schema.EPOCH)
+    if marker is not None:
         assert isinstance(marker, zarr.Array)
         with contextlib.suppress(FileNotFoundError):
             return _read_whole(marker, store).astype("int64", copy=False)

@@ -16,6 +16,7 @@ import os
 import re
 import time
 from collections.abc import AsyncGenerator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import ObjectStore
 
 from actstore.errors import MissingExtraError, StoreNotFoundError, StoreUnreachableError
-from actstore.storage.files import Entry, Files, Refuse, seal
+from actstore.storage.files import AT_ONCE, Entry, Files, Refuse, seal
 from actstore.storage.seal import DOCUMENT
 
 try:
@@ -69,9 +70,9 @@ class RemoteFiles(ObjectStore[Any], Files):
 
     def __init__(self, url: str, *, read_only: bool = False) -> None:
         self.url = url
-        in_memory = url.startswith("memory:")
-        patience = 0 if in_memory else READ_PATIENCE if read_only else WRITE_PATIENCE
-        super().__init__(_bucket(url, patience, _environment(), os.getpid()), read_only=read_only)
+        self._known: dict[str, bytes] = {}
+        patience = READ_PATIENCE if read_only or url.startswith("memory:") else WRITE_PATIENCE
+        super().__init__(_open(url, patience), read_only=read_only)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Credentials are not sent along: every process has its own environment.
@@ -90,6 +91,8 @@ class RemoteFiles(ObjectStore[Any], Files):
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         """Return an object or a part of it, None if it is not there."""
+        if byte_range is None and key in self._known:
+            return prototype.buffer.from_bytes(self._known[key])
         with self._reading():
             return await super().get(key, prototype, byte_range)
 
@@ -135,6 +138,8 @@ class RemoteFiles(ObjectStore[Any], Files):
 
     def has(self, key: str) -> bool:
         """Return whether there is an object of this key."""
+        if key in self._known:
+            return True
         with self._reading():
             try:
                 obstore.head(self.store, key)
@@ -149,6 +154,8 @@ class RemoteFiles(ObjectStore[Any], Files):
 
     def read(self, key: str) -> bytes:
         """Return an object whole."""
+        if key in self._known:
+            return self._known[key]
         with self._reading():
             return bytes(obstore.get(self.store, key).bytes())
 
@@ -216,8 +223,15 @@ class RemoteFiles(ObjectStore[Any], Files):
                 if keys:
                     obstore.delete(self.store, keys)
 
-    def sweep_partials(self, folder: str) -> None:
-        """Do nothing: of an upload that was interrupted there is nothing to see."""
+    def partials(self, folder: str) -> list[str]:
+        """Return nothing: of an upload that was interrupted there is nothing to see."""
+        return []
+
+    def remember(self, folder: str) -> None:
+        """Read all metadata below a folder at once, and answer from memory from now on."""
+        keys = [key for key in self.sizes(folder) if key.rsplit("/", 1)[-1] == DOCUMENT]
+        with ThreadPoolExecutor(AT_ONCE) as readers:
+            self._known.update(zip(keys, readers.map(self.read, keys), strict=True))
 
     def sync(self) -> None:
         """Do nothing: what the server has taken is safe."""
@@ -264,8 +278,7 @@ class RemoteFiles(ObjectStore[Any], Files):
         except (exceptions.BaseError, FileNotFoundError) as error:
             if isinstance(error, FileNotFoundError) and "NoSuchBucket" not in str(error):
                 raise
-            why = _why(error, self.url)
-            why.__cause__ = error
+            why = self._why(error)
             if isinstance(why, FileNotFoundError):
                 raise StoreNotFoundError(f"no store at {self.url!r}: {why.strerror}") from error
             raise StoreUnreachableError(
@@ -280,7 +293,19 @@ class RemoteFiles(ObjectStore[Any], Files):
         except (exceptions.BaseError, FileNotFoundError) as error:
             if isinstance(error, FileNotFoundError) and "NoSuchBucket" not in str(error):
                 raise
-            raise _why(error, self.url) from error
+            raise self._why(error) from error
+
+    def _why(self, error: Exception) -> OSError:
+        """Return what was refused; a server that is lost is not waited for so long again."""
+        why = _why(error, self.url)
+        why.__cause__ = error
+        if isinstance(why, ConnectionError):
+            self.store = _open(self.url, READ_PATIENCE)
+        return why
+
+
+def _open(url: str, patience: int) -> Any:
+    return _bucket(url, patience, _environment(), os.getpid())
 
 
 @functools.lru_cache(maxsize=64)

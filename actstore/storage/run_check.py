@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any, TypeAlias
@@ -56,6 +57,7 @@ class RunCheck:
         self.committed = np.empty(0, "int64")  # slots
         self.length = 0  # of the marker
         self._arrays: dict[str, zarr.Array[Any] | None] = {}
+        self._sizes = functools.cache(lambda path: files.sizes(f"{name}/{path}"))
 
     def findings(self) -> Iterator[Finding]:
         """Return everything that is not as it should be in this run."""
@@ -73,9 +75,8 @@ class RunCheck:
                 yield dataclasses.replace(finding, action="") if doubtful else finding
 
     def _all(self) -> Iterator[Finding]:
-        for key in sorted(self.files.sizes(self.name)):
-            if key.endswith(PARTIAL):
-                yield stray(key)
+        for key in self.files.partials(self.name):
+            yield stray(key)
         yield from self._walk(self.name)
         marker = self._open(schema.EPOCH)
         if marker is None:
@@ -257,7 +258,7 @@ class RunCheck:
         array = self._open(path)
         if array is None:
             return
-        sizes = self.files.sizes(array.path)
+        sizes = self._sizes(path)
         for slot in self.committed:
             if slot >= array.shape[0]:
                 return  # found as a wrong shape
@@ -288,9 +289,9 @@ class RunCheck:
             if array is None:
                 continue
             names = {name for slot in committed for name in chunk_names(array, slot)}
-            for key in sorted(self.files.sizes(f"{array.path}/c")):
+            for key in sorted(self._sizes(path)):
                 name = key.removeprefix(f"{array.path}/")
-                if name in names or name.endswith(PARTIAL):
+                if name in names or name.endswith(PARTIAL) or not name.startswith("c/"):
                     continue
                 place = name.split("/")[1]
                 if place.isdigit() and int(place) < array.shape[0] and int(place) not in committed:

@@ -5,11 +5,14 @@ Nothing is changed here; :mod:`actstore.storage.repair` acts on what is found.
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 from actstore import schema
 from actstore.storage.cleaning import is_remains
-from actstore.storage.files import Files
+from actstore.storage.files import AT_ONCE, Entry, Files
 from actstore.storage.finding import Finding, check_document, read_document, stray, told
 from actstore.storage.location import StorePath, files_at, open_root
 from actstore.storage.reading import RUN_ATTRIBUTES
@@ -36,17 +39,25 @@ def verify(store: StorePath, *, deep: bool = False) -> list[Finding]:
     open_root(store)
     files = files_at(store, read_only=True)
     found = list(check_document(files, ""))
-    for name, is_folder in files.children(""):
-        if name == DOCUMENT:
-            continue
-        if not is_folder:
-            found.append(stray(name))
-        elif is_remains(files, name):
-            problem = "remains of a run that was removed or never begun"
-            found.append(Finding("leftover", name, problem, "remove"))
-        else:
-            found.extend(_check_member(files, name, deep=deep))
-    return found
+    check = functools.partial(_check_entry, files, deep=deep)
+    entries = files.children("")
+    if "://" not in files.place:
+        return [*found, *itertools.chain.from_iterable(map(check, entries))]
+    with ThreadPoolExecutor(4 if deep else AT_ONCE) as checkers:  # each may hold a block of values
+        return [*found, *itertools.chain.from_iterable(checkers.map(check, entries))]
+
+
+def _check_entry(files: Files, entry: Entry, *, deep: bool) -> list[Finding]:
+    name, is_folder = entry
+    if name == DOCUMENT:
+        return []
+    if not is_folder:
+        return [stray(name)]
+    files.remember(name)
+    if is_remains(files, name):
+        problem = "remains of a run that was removed or never begun"
+        return [Finding("leftover", name, problem, "remove")]
+    return list(_check_member(files, name, deep=deep))
 
 
 def _check_member(files: Files, name: str, *, deep: bool) -> Iterator[Finding]:
