@@ -16,6 +16,7 @@ from actstore.kernels.moments import Moments
 
 _SMALLEST_RIDGE = 1e-12
 _STRIP = 64
+_CORNER = np.triu(np.ones((_STRIP, _STRIP)))
 
 
 def random_subsets(n: int, *, subsets: int, seed: int) -> NDArray[np.int64]:
@@ -254,7 +255,7 @@ def prefix_factor(
     which needs no positive pivots; its columns beyond the rank are round-off.
     """
     matrix = permuted(comoment, order)
-    matrix[np.diag_indices_from(matrix)] += jitter
+    np.einsum("ii->i", matrix)[:] += jitter
     factor, failed = lapack.dpotrf(matrix, lower=1, clean=0, overwrite_a=1)
     if not failed:
         # Cleared here, in strips: clean=1 would cost a third of the factorisation itself.
@@ -262,7 +263,8 @@ def prefix_factor(
         for start in range(0, len(rows), _STRIP):
             stop = start + _STRIP
             rows[start:stop, :start] = 0.0
-            rows[start:stop, start:stop] = np.triu(rows[start:stop, start:stop])
+            corner = rows[start:stop, start:stop]
+            corner *= _CORNER[: len(corner), : len(corner)]
         return np.asarray(factor)
     values, vectors = eigh(comoment, check_finite=False)
     if values[0] < -1e-8 * values[-1]:
