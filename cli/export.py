@@ -46,8 +46,8 @@ def command(
 
     \b
     actstore export digits.zarr -o wide.nc --width 256 --epoch all
-    actstore export digits.zarr -o wide.parquet --width 256 --where weight_decay=0.005
-    actstore export digits.zarr -o labels.npy --width 8 --where weight_decay=0 --variable label
+    actstore export own.zarr -o layer.parquet --split train
+    actstore export own.zarr -o labels.npy --variable label
     """
     import actstore
     from actstore.storage.exporting import export

@@ -78,9 +78,9 @@ def command(
     may be larger than the memory.
 
     \b
-    actstore import runs.zarr features.pt --labels labels.pt --readout-weight fc_weights.pt --readout-bias fc_bias.pt --epoch 200
-    actstore import runs.zarr train=xtrain.npy test=xtest.npy --labels train=ytrain.npy --labels test=ytest.npy --epoch 100 --set weight_decay=0.005
-    """  # noqa: E501 - an example is one line, to be copied
+    actstore import runs.zarr x.pt --labels y.pt --readout-weight w.pt --epoch 200
+    actstore import runs.zarr train=x0.npy test=x1.npy --epoch 9 --set lr=0.1
+    """
     from actstore.errors import InvalidParameterError
     from actstore.storage.array_file import read_array
     from actstore.storage.importing import import_run

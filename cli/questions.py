@@ -15,10 +15,10 @@ WINDOW = click.option(
     nargs=2,
     default=None,
     metavar="LOW HIGH",
-    help="Sizes or widths of the fit.  [default: see the documentation of the query]",
+    help="Smallest and largest size, or width, of the fit.  [default: all that can be fitted]",
 )
 SUBSET_SIZE_ONLY = click.option(
-    "--subset-size", metavar="SIZES", help="Follow subsets of these sizes too: 16, 8,16,32."
+    "--subset-size", metavar="SIZES", help="Follow subsets of these sizes too: 16, or 8,16,32."
 )
 RIDGE = click.option(
     "--ridge", default=1e-8, show_default=True, help="Ridge relative to the mean variance."
@@ -48,11 +48,17 @@ SUBSET_SIZE = click.option(
     "--subset-size",
     default=None,
     metavar="SIZES",
-    help="Neurons in a subset: 16, 8,16,32, or all.  [default: width, width/2, width/4, …]",
+    help="Neurons in a subset: 16, or 8,16,32, or all.  [default: width, width/2, width/4, …]",
 )
-SELECT_SPLIT = click.option("--select-split", help="Choose the clones on this split.")
-SCORE_SPLIT = click.option("--score-split", help="Score on this split.")
-FIT_SPLIT = click.option("--fit-split", help="Fit the regression on this split.")
+SELECT_SPLIT = click.option(
+    "--select-split", help="Choose the clones on this split.  [default: --split]"
+)
+SCORE_SPLIT = click.option(
+    "--score-split", help="Score on this split.  [default: the one chosen or fitted on]"
+)
+FIT_SPLIT = click.option(
+    "--fit-split", help="Fit the regression on this split.  [default: --split]"
+)
 
 
 class Question:
@@ -97,7 +103,7 @@ QUESTIONS = [
 
         \b
         actstore query clones digits.zarr --threshold 0.95 --threshold 0.98
-        actstore query clones digits.zarr --width 256 --strategy greedy --select-split train
+        actstore query clones digits.zarr --strategy greedy --select-split train
         """,
         [
             THRESHOLD,
@@ -142,7 +148,8 @@ QUESTIONS = [
                 default="gap",
                 show_default=True,
                 metavar="NUMBERS",
-                help="Signals of the matched null: gap or bic choose, 10, gap,bic,20, or none.",
+                help="Shared signals of the matched null: a number; gap or bic choose it; several "
+                "as gap,bic,20; or none.",
             ),
             click.option("--repeats", default=20, show_default=True, help="Simulated nulls."),
             click.option(
@@ -174,7 +181,7 @@ QUESTIONS = [
 
         \b
         actstore query scaling digits.zarr --threshold 0.98
-        actstore query scaling digits.zarr --threshold 0.98 --window 32 512 --plot scaling.png
+        actstore query scaling digits.zarr --window 32 512 --plot scaling.png
         """,
         [
             THRESHOLD,

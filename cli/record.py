@@ -166,11 +166,11 @@ def command(
 
     \b
     actstore record digits.zarr --recipe digits
-    actstore record digits.zarr --recipe digits --width 64,128 --set weight_decay=0 --set weight_decay=0.005
-    actstore record fashion.zarr --recipe fashion-mnist --set model=wrn --jobs 2 --until zero-error:20
-    actstore record mine.zarr --model nets:mlp --data sets:load --width 64 --width 256 --seed 0,1,2
-    actstore record mine.zarr --model nets:mlp --data sets:load --width 64 --epochs 200 --schedule 0,every:10
-    """  # noqa: E501 - an example that is broken cannot be copied
+    actstore record d.zarr --recipe digits --width 64,128 --set weight_decay=0
+    actstore record f.zarr --recipe fashion-mnist --jobs 2 --until zero-error:20
+    actstore record m.zarr --model nets:mlp --data sets:load --width 64 --seed 0,1
+    actstore record m.zarr --model nets:mlp --data sets:load --schedule 0,every:10
+    """
     if (recipe is None) == (model is None and data is None) or (model is None) != (data is None):
         raise click.UsageError("give either --recipe, or both --model and --data")
     if resume and overwrite:

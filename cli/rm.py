@@ -11,9 +11,14 @@ from .options import Numbers, Setting, chosen_by, epochs
 
 @click.command("rm", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("store", type=click.Path())
-@click.option("--width", type=Numbers(), multiple=True, help="Only runs of this width.")
-@click.option("--seed", type=Numbers(), multiple=True, help="Only runs of this seed.")
-@click.option("--where", type=Setting(), multiple=True, help="Only runs of this hyper-parameter.")
+@click.option("--width", type=Numbers(), multiple=True, help="Only runs of this width, or 64,256.")
+@click.option("--seed", type=Numbers(), multiple=True, help="Only runs of this seed, or 0,1,2.")
+@click.option(
+    "--where",
+    type=Setting(),
+    multiple=True,
+    help="Only runs with this setting, such as weight_decay=0.005.",
+)
 @click.option("--run", multiple=True, help="Only the run of this name.")
 @click.option(
     "--epoch", help="These epochs of the runs (-1; 1,5,10; 10:50), and not the runs themselves."

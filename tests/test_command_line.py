@@ -71,6 +71,14 @@ def test_every_command_has_help_with_an_example(words: tuple[str, ...], cli: Cal
     assert len(COMMANDS[words].get_short_help_str(200)) > 10
 
 
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_help_fits_eighty_columns(words: tuple[str, ...]) -> None:
+    context = click.Context(
+        COMMANDS[words], info_name=" ".join(("actstore", *words)), terminal_width=80
+    )
+    assert max(map(len, COMMANDS[words].get_help(context).splitlines())) <= 80
+
+
 def test_every_example_of_the_help_is_a_call_that_the_command_takes() -> None:
     """No example names an option that is gone."""
     seen = 0
