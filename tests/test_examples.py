@@ -1,6 +1,8 @@
 """Examples run as they are written, on the store that the first of them records."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import matplotlib.image
@@ -8,6 +10,8 @@ import matplotlib.pyplot as plt
 import pytest
 
 from .examples import FOLDER, run_example
+
+REMOTE = ("moto.server", "obstore", "distributed")
 
 
 def test_an_xarray_session_selects_computes_and_plots(
@@ -71,3 +75,26 @@ def test_a_wide_network_meets_its_rivals(
     said = capsys.readouterr().out
     assert "4 x 16 against 64" in said
     assert "bias2" in said
+
+
+def test_a_store_in_a_bucket_is_asked_on_a_cluster(
+    planted_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for library in REMOTE:
+        pytest.importorskip(library)
+    from .bucket import BUCKET, Server, wire_to
+
+    server = Server()
+    try:
+        with wire_to(server) as wire:
+            for name, value in wire.environment.items():
+                monkeypatch.setenv(name, value)
+            where = f"s3://{BUCKET}/planted.zarr"
+            actstore = str(Path(sys.executable).parent / "actstore")
+            subprocess.run([actstore, "merge", where, planted_path], check=True)
+            example = [sys.executable, str(FOLDER / "bucket_and_cluster.py"), where]
+            said = subprocess.run(example, check=True, capture_output=True, text=True).stdout
+    finally:
+        server.stop()
+    assert "weight_decay=0.0: no fit" in said
+    assert "weight_decay=0.005: n_clones ~ width^1.0" in said
