@@ -19,6 +19,7 @@ import actstore
 from actstore import queries, schema
 from actstore.errors import StoreCorruptError, StoreWarning
 from actstore.queries import sources
+from actstore.queries.table import shown
 from actstore.storage import cache
 from actstore.storage.writer import RunWriter
 from actstore.testing import planted_dataset, raise_if_computes
@@ -58,6 +59,17 @@ def test_a_question_is_built_without_computing_anything(planted: actstore.Store,
     eager = {str(k) for k, v in answer.data_vars.items() if v.chunks is None}
     assert eager <= IN_MEMORY
     assert len(answer.data_vars) > len(eager)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_rows_show_is_chosen_without_computing_anything(
+    planted: actstore.Store, name: str
+) -> None:
+    options = {"dynamics": {"subset_size": [2, 4]}}.get(name, {})
+    answer = getattr(queries, name)(planted.sel(width=[8, 16]), **options)
+    with raise_if_computes():
+        rows = shown(answer)
+    assert any(v.chunks is not None for v in rows.data_vars.values())
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - OF_A_STORE))

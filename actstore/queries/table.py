@@ -38,9 +38,10 @@ def shown(result: xr.Dataset) -> xr.Dataset:
     Per-neuron, per-clone and per-sample variables are left to ``-o``; a spread over subsets
     becomes a mean with ``_low`` and ``_high`` (90 %).
     """
-    kept: dict[str, xr.DataArray] = {}
-    for key, variable in result.data_vars.items():
-        name = str(key)
+    kept: dict[str, xr.Variable] = {}
+    for key in result.data_vars:
+        # without its coordinates, which would be chunked too, and compared with one another
+        name, variable = str(key), result.variables[key]
         spread = [d for d in SPREAD_DIMS if d in variable.dims]
         if not set(variable.dims) <= {*ROW_DIMS, *spread}:
             continue
@@ -52,10 +53,12 @@ def shown(result: xr.Dataset) -> xr.Dataset:
         kept[name] = whole.mean(spread, keep_attrs=True)
         for suffix, q in LEVELS.items():
             kept[name + suffix] = _quantile(whole, q, spread)
-    return xr.Dataset(kept, attrs=result.attrs)
+    used = {d for variable in kept.values() for d in variable.dims}
+    coords = {name: c.variable for name, c in result.coords.items() if set(c.dims) <= used}
+    return xr.Dataset(kept, coords=coords, attrs=result.attrs)
 
 
-def _quantile(variable: xr.DataArray, q: float, dims: list[str]) -> xr.DataArray:
+def _quantile(variable: xr.Variable, q: float, dims: list[str]) -> xr.Variable:
     """Return a quantile that is NaN, without a warning, where all values are."""
 
     def kernel(values: npt.NDArray[Any]) -> Any:
@@ -66,7 +69,7 @@ def _quantile(variable: xr.DataArray, q: float, dims: list[str]) -> xr.DataArray
         quantile = np.nanquantile if np.isnan(flat).any() else np.quantile
         return np.where(missing, np.nan, quantile(flat, q, axis=-1))
 
-    found: xr.DataArray = xr.apply_ufunc(
+    found: xr.Variable = xr.apply_ufunc(
         kernel, variable, input_core_dims=[dims], dask="parallelized", output_dtypes=["float64"],
         keep_attrs=True,
     )  # fmt: skip
