@@ -193,7 +193,7 @@ def test_bits_that_are_dropped_twice_add_up_in_what_is_told(store: Path) -> None
 
 
 @pytest.mark.parametrize("step", [0, 1, 2])
-def test_a_compaction_that_stops_keeps_every_epoch_and_is_finished_by_another(
+def test_a_compaction_that_stops_leaves_a_run_as_it_was_and_is_finished_by_another(
     store: Path, monkeypatch: pytest.MonkeyPatch, step: int, cli: Call
 ) -> None:
     before = actstore.open(store)["run"].dataset().activations.to_numpy()
@@ -210,11 +210,13 @@ def test_a_compaction_that_stops_keeps_every_epoch_and_is_finished_by_another(
 
     with monkeypatch.context() as patch:
         patch.setattr(compaction, "write_epoch", stop)
-        with pytest.raises(StoreWriteError, match="each epoch is there, some of them rounded"):
+        with pytest.raises(StoreWriteError, match="its epochs are as they were"):
             list(compact(actstore.open(store).sel(run="run"), keep_bits=10))
-    seen = actstore.open(store)["run"].dataset().activations.to_numpy()
-    assert np.array_equal(seen[:step], expected[:step])
-    assert np.array_equal(seen[step:], before[step:])
+    assert np.array_equal(actstore.open(store)["run"].dataset().activations, before)
+    left = list(store.rglob("activations/c.*"))
+    assert len(left) == step
+    found = verify(store)
+    assert [one.kind for one in found] == ["leftover"] * len(left)
     assert "interrupted" in cli("info", store, "run").out
     told = actstore.open(store)["run"].attrs["precision"]["r2_change"]
     list(compact(actstore.open(store), keep_bits=10))
@@ -222,6 +224,46 @@ def test_a_compaction_that_stops_keeps_every_epoch_and_is_finished_by_another(
     assert np.array_equal(run.dataset().activations, expected)
     assert run.attrs["precision"]["finished"]
     assert run.attrs["precision"]["r2_change"] == told > 0
+    assert verify(store, deep=True) == []
+
+
+def test_a_compaction_that_stops_between_two_layers_is_finished_by_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = record(tmp_path / "s", splits={"test": 50, "train": 60}, layers={"last_hidden": 260})
+    before = {split: actstore.open(store).only().dataset(split) for split in ("test", "train")}
+    expected = {split: round_mantissa(x.activations.values, 10) for split, x in before.items()}
+    sealed = compaction.sealed
+    switched: list[bytes] = []
+
+    def stop(document: bytes) -> bytes:
+        if switched:
+            raise OSError(28, "No space left on device")
+        switched.append(document)
+        return sealed(document)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(compaction, "sealed", stop)
+        with pytest.raises(StoreWriteError):
+            list(compact(actstore.open(store), keep_bits=10))
+    run = actstore.open(store).only()
+    assert np.array_equal(run.dataset("test").activations, expected["test"])
+    assert {finding.kind for finding in verify(store)} == {"leftover"}
+    list(compact(actstore.open(store), keep_bits=10))
+    for split, values in expected.items():
+        plain = zarr.open_array(store / f"run/{split}/last_hidden/activations", mode="r")
+        assert np.array_equal(plain[:], values)
+    assert verify(store, deep=True) == []
+
+
+def test_compacting_chooses_the_codec_again(tmp_path: Path) -> None:
+    store = record(tmp_path / "s", splits={"test": 3000}, layers={"last_hidden": 16}, epochs=[0])
+    folder = store / "run/test/last_hidden/activations"
+    (one,) = compact(actstore.open(store), keep_bits=10)
+    assert one.before / one.after > 1.7
+    assert [path.name for path in folder.iterdir() if path.name != "zarr.json"] == ["c.0.0.0"]
+    list(compact(actstore.open(store), keep_bits=5))
+    assert not list(folder.glob("c.*"))
     assert verify(store, deep=True) == []
 
 

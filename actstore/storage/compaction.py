@@ -1,4 +1,10 @@
-"""Rewriting a store with fewer bits a value, run by run."""
+"""Rewriting a store with fewer bits a value, run by run.
+
+The new values of an array lie beside the old ones, under names of chunks with another
+separator (``c.0.0.0`` and ``c/0/0/0``: Zarr knows both), until all are written; then its
+``zarr.json`` is replaced, which is one step on a disk and in a bucket, and names the new ones
+and the codecs that suit them.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +15,15 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import zarr
+from zarr.core.buffer import default_buffer_prototype
+from zarr.storage import MemoryStore
 
 from actstore import schema
 from actstore.errors import ActstoreError, StoreWriteError
 from actstore.storage import layout
 from actstore.storage.catalogue import Catalogue
 from actstore.storage.cleaning import files_of_group, sweep
+from actstore.storage.files import Files
 from actstore.storage.location import files_at, open_root
 from actstore.storage.lock import RunLock
 from actstore.storage.precision import (
@@ -25,8 +34,9 @@ from actstore.storage.precision import (
     from_attribute,
     measure,
 )
-from actstore.storage.reading import Committed
+from actstore.storage.reading import Committed, chunk_files
 from actstore.storage.run import Run
+from actstore.storage.seal import DOCUMENT, sealed
 from actstore.storage.shards import write_epoch
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -56,9 +66,9 @@ class Compacted:
 def compact(selection: Catalogue, *, keep_bits: int, dry_run: bool = False) -> Iterator[Compacted]:
     """Round the activations of the selected runs to ``keep_bits`` bits of mantissa, for good.
 
-    One shard after another is replaced, each at once: at every moment each epoch is there,
-    as it was or rounded, and a compaction that was killed is finished by another. Cached
-    moments are removed, being of the values before.
+    At every moment a run is as it was or, all its epochs at once, rounded. What a killed
+    compaction left is used or removed by another. It takes room for one run more. Cached moments
+    are removed, being of the values before.
 
     Parameters
     ----------
@@ -95,7 +105,7 @@ def compact(selection: Catalogue, *, keep_bits: int, dry_run: bool = False) -> I
             yield Compacted(run.name, before, before, from_attribute(stored), "left as it is")
             continue
         interrupted = not stored.get("finished", True) and stored[KEEP_BITS] == keep_bits
-        # What an interrupted compaction measured holds; its first epoch is rounded already.
+        # What an interrupted compaction measured holds; some layers may be rounded already.
         change = from_attribute(stored)
         if not interrupted:
             change = change + _measured(run, keep_bits)
@@ -109,8 +119,8 @@ def compact(selection: Catalogue, *, keep_bits: int, dry_run: bool = False) -> I
         except OSError as error:
             raise StoreWriteError(
                 f"run {run.name!r} of {run.path!r} could not be rewritten "
-                f"({error.strerror or error}); each epoch is there, some of them rounded: mend the "
-                "disk and compact again"
+                f"({error.strerror or error}); its epochs are as they were: make room, or mend the "
+                "disk, and compact again"
             ) from error
         yield Compacted(run.name, before, _bytes(run), change, "compacted")
 
@@ -130,7 +140,8 @@ def _measured(run: Run, keep_bits: int) -> Change:
 
 def _rewrite(run: Run, keep_bits: int, change: Change) -> None:
     root = open_root(run.path, mode="r+")
-    lock = RunLock.acquire(files_of_group(root), run.name)
+    files = files_of_group(root)
+    lock = RunLock.acquire(files, run.name)
     try:
         group = root[run.name]
         assert isinstance(group, zarr.Group)
@@ -139,20 +150,66 @@ def _rewrite(run: Run, keep_bits: int, change: Change) -> None:
         slots = np.flatnonzero(marker != schema.NO_EPOCH)
         epoch = int(marker[slots[0]])
         begun = as_attribute(keep_bits, epoch, change, finished=False)
-        # "revised" names the values anew: what was computed of those before is not mixed with them.
-        group.update_attributes({PRECISION: begun, "revised": schema.now()})
+        group.update_attributes({PRECISION: begun})
+        switches = []
         for path in _layers(run):
             array = layout.array_of(group, f"{path}/{schema.ACTIVATIONS}")
-            array.update_attributes({KEEP_BITS: keep_bits})
-            array = layout.array_of(group, f"{path}/{schema.ACTIVATIONS}")
+            _remove_others(files, array)
+            if array.attrs.get(KEEP_BITS) == keep_bits:  # a compaction was killed after its switch
+                files.remove_tree(f"{run.name}/{path}/{schema.MOMENTS}")
+                continue
+            first = next(_shards(array, int(slots[0]), run.path))[1]
+            after = _successor(array, keep_bits, sparse=layout.is_sparse(first))
             for slot in slots.tolist():
-                for first, x in _shards(array, slot, run.path):
-                    write_epoch(array, slot, x, first=first)
-            files_of_group(group).remove_tree(f"{run.name}/{path}/{schema.MOMENTS}")
+                for start, x in _shards(array, slot, run.path):
+                    write_epoch(after, slot, x, first=start)
+            switches.append((path, after))
+        files.sync()
+        # "revised" names the values anew: what was computed of those before is not mixed with them.
+        group.update_attributes({"revised": schema.now()})
+        for path, after in switches:
+            files.put(f"{after.path}/{DOCUMENT}", [sealed(_document(after))])
+            files.remove_tree(f"{run.name}/{path}/{schema.MOMENTS}")
         finished = as_attribute(keep_bits, epoch, change, finished=True)
         group.update_attributes({PRECISION: finished, KEEP_BITS: keep_bits})
+        files.sync()
+        for _, after in switches:
+            _remove_others(files, after)
     finally:
         lock.release()
+
+
+def _successor(array: zarr.Array[Any], keep_bits: int, *, sparse: bool) -> zarr.Array[Any]:
+    """Return the array that is to take the place of another, as if it were there already."""
+    encoding: Any = array.metadata.chunk_key_encoding  # type: ignore[union-attr]
+    rows = (array.shards or array.chunks)[1]
+    drawn_up = layout.create_activations(
+        zarr.create_group(MemoryStore(), zarr_format=3),
+        slots=array.shape[0],
+        samples=array.shape[1],
+        width=array.shape[2],
+        sparse=sparse,
+        blocks=-(-array.shape[1] // rows),
+        keep_bits=keep_bits,
+        separator="." if encoding.separator == "/" else "/",
+    )
+    return zarr.Array(zarr.AsyncArray(drawn_up.metadata, array.store_path))
+
+
+def _document(array: zarr.Array[Any]) -> bytes:
+    written: Any = array.metadata.to_buffer_dict(default_buffer_prototype())
+    document: bytes = written[DOCUMENT].to_bytes()
+    return document
+
+
+def _remove_others(files: Files, array: zarr.Array[Any]) -> None:
+    """Remove the values under the other names: old ones, or of a compaction that was killed."""
+    if array.metadata.encode_chunk_key((0,)) == "c.0":
+        files.remove_tree(f"{array.path}/c")
+        return
+    for name in chunk_files(files.sizes(array.path), array.path):
+        if name.startswith("c."):
+            files.remove(f"{array.path}/{name}")
 
 
 def _shards(array: zarr.Array[Any], slot: int, store: str) -> Iterator[tuple[int, Array]]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import zarr
@@ -27,9 +27,11 @@ CHUNK_NEURONS = 256
 #: attribute of labels and sample indices
 DATA_CHECKSUM = "data_crc32c"
 
-#: Above this share of zeros (a layer after a ReLU) zstd stores 2.7 x less than the
-#: data's size and lz4 with bitshuffle 1.15 x; on dense floats both give 1.1 x and lz4 is faster.
+#: Above this share of zeros (a layer after a ReLU) zstd pays.
 SPARSE_SHARE = 0.3
+
+#: How the values of an array look, which decides how its chunks are compressed.
+Kind: TypeAlias = Literal["dense", "sparse", "even"]
 
 
 def even_chunk(length: int, most: int) -> int:
@@ -50,15 +52,26 @@ def is_sparse(x: np.ndarray[Any, Any]) -> bool:
     return bool(np.count_nonzero(sample) <= (1 - SPARSE_SHARE) * sample.size)
 
 
-def codecs(*, sparse: bool) -> list[Any]:
-    """Return the codecs of the chunks inside a shard: compression, then a checksum."""
+def codecs(kind: Kind) -> list[Any]:
+    """Return the codecs of the chunks inside a shard: compression where it pays, then a checksum.
+
+    Parameters
+    ----------
+    kind : {"dense", "sparse", "even"}
+        Floats of full precision; floats with many zeros; values with many bits alike, such as
+        rounded floats and labels.
+    """
+    # Measured on 20 MB (benchmarks/storage.py). Nothing saves more than a tenth of dense floats,
+    # and lz4 doubles the work of writing and of reading them. With zeros zstd stores 1.8 (half
+    # of them) to 5 (85 %) times less, lz4 a fifth more than zstd. Floats rounded to 10 bits
+    # take lz4 with bitshuffle 2.1 times less, at a quarter of the time of zstd.
+    compression: dict[Kind, list[Any]] = {
+        "dense": [],
+        "sparse": [ZstdCodec(level=1)],
+        "even": [BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle")],
+    }
     # crc32c stands last: blosc does not notice a flipped bit, crc32c always did.
-    # On dense floats lz4 saves a tenth of the bytes for a fifth more work of writing them
-    # (benchmarks/storage.py); it stays, because what is rounded later shrinks to half by it.
-    compressor = (
-        ZstdCodec(level=1) if sparse else BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle")
-    )
-    return [compressor, Crc32cCodec()]
+    return [*compression[kind], Crc32cCodec()]
 
 
 def create_activations(
@@ -70,12 +83,15 @@ def create_activations(
     sparse: bool,
     blocks: int = 1,
     keep_bits: int | None = None,
+    separator: Literal["/", "."] = "/",
 ) -> zarr.Array[Any]:
     """Create ``activations`` (epoch, sample, neuron) float32 in ``group``, without data.
 
     With several ``blocks`` of samples, each is a shard of its own, for a writer of its own. With
-    ``keep_bits``, whoever writes rounds to that many bits of mantissa.
+    ``keep_bits``, whoever writes rounds to that many bits of mantissa. The ``separator`` is that
+    of the names of chunks.
     """
+    rounded = keep_bits not in (None, schema.MANTISSA_BITS)
     block = math.ceil(samples / blocks)
     chunk = (1, even_chunk(block, CHUNK_SAMPLES), even_chunk(width, CHUNK_NEURONS))
     shard = (1, _up(block, chunk[1]), _up(width, chunk[2]))
@@ -86,7 +102,8 @@ def create_activations(
         chunks=chunk,
         dtype="float32",
         fill_value=float("nan"),
-        compressors=codecs(sparse=sparse),
+        compressors=codecs("sparse" if sparse else "even" if rounded else "dense"),
+        chunk_key_encoding={"name": "default", "separator": separator},
         dimension_names=(schema.EPOCH, schema.SAMPLE, schema.NEURON),
         attributes=schema.describe(schema.ACTIVATIONS)
         | ({} if keep_bits is None else {KEEP_BITS: keep_bits}),
@@ -104,7 +121,7 @@ def create_epochwise(
         chunks=(1, *rest) if rest else (slots,),
         dtype="float64",
         fill_value=float("nan"),
-        compressors=codecs(sparse=False) if rest else [Crc32cCodec()],
+        compressors=codecs("dense"),
         dimension_names=(schema.EPOCH, *dims),
         attributes=schema.describe(name),
     )
@@ -144,7 +161,7 @@ def create_samplewise(
         chunks=values.shape,
         dtype=values.dtype,
         fill_value=float("nan") if values.dtype.kind == "f" else -1,
-        compressors=codecs(sparse=False),
+        compressors=codecs("even"),
         dimension_names=(schema.SAMPLE,),
         attributes={**schema.describe(name), DATA_CHECKSUM: values_checksum(values)},
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import re
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
@@ -25,6 +26,7 @@ from actstore.storage.precision import KEEP_BITS
 from actstore.storage.reading import (
     DAMAGE,
     Committed,
+    chunk_files,
     chunk_names,
     marker_slots,
     read_samplewise,
@@ -289,12 +291,14 @@ class RunCheck:
             if array is None:
                 continue
             names = {name for slot in committed for name in chunk_names(array, slot)}
-            for key in sorted(self._sizes(path)):
-                name = key.removeprefix(f"{array.path}/")
-                if name in names or name.endswith(PARTIAL) or not name.startswith("c/"):
+            # A compaction that was killed leaves names with another separator.
+            mine = array.metadata.encode_chunk_key((0,))[:2]
+            for name in chunk_files(self._sizes(path), array.path):
+                if name in names or name.endswith(PARTIAL):
                     continue
-                place = name.split("/")[1]
-                if place.isdigit() and int(place) < array.shape[0] and int(place) not in committed:
+                place = re.split("[/.]", name)[1]
+                inside = place.isdigit() and int(place) < array.shape[0]
+                if name.startswith(mine) and inside and int(place) not in committed:
                     begun.add(int(place))
                 else:
                     yield stray(f"{self.name}/{path}/{name}", "remove")
@@ -438,4 +442,4 @@ def blocks(array: Committed, slot: int) -> Iterator[Array]:
 
 
 def _is_metadata(path: str) -> bool:
-    return path.endswith(DOCUMENT) or "/c/" not in path
+    return path.endswith(DOCUMENT) or not re.search("/c[/.]", path)
