@@ -139,15 +139,42 @@ def output_options(command: F) -> F:
     return _decorated(command, options)
 
 
-def compute_options(*, cached: bool) -> Callable[[F], F]:
-    """How the answer is computed; ``cached`` questions are asked of moments."""
+def worker_options(command: F) -> F:
+    """Where the work runs."""
     options = [
         click.option(
             "--workers", type=click.IntRange(1), help="Use this many processes instead of threads."
         ),
-        click.option("--scheduler", metavar="ADDRESS", help="Use a running dask scheduler."),
         click.option(
-            "--memory", default="2GiB", show_default=True, help="Bound on the memory of the query."
+            "--scheduler",
+            metavar="ADDRESS",
+            help="Use a running dask scheduler (tcp://…), or processes, as many as fit.",
+        ),
+    ]
+    return _decorated(command, options)
+
+
+def runs_elsewhere(scheduler: str | None) -> bool:
+    """Whether ``--scheduler`` is the address of a running cluster."""
+    return scheduler not in (None, "processes", "threads")
+
+
+def check_workers(workers: int | None, scheduler: str | None) -> None:
+    """Refuse a number of workers for a cluster that runs already."""
+    if workers and runs_elsewhere(scheduler):
+        raise click.UsageError(
+            f"--workers and --scheduler {scheduler} were both given; a running cluster has its own"
+        )
+
+
+def compute_options(*, cached: bool) -> Callable[[F], F]:
+    """How the answer is computed; ``cached`` questions are asked of moments."""
+    options = [
+        worker_options,
+        click.option(
+            "--memory",
+            help="Bound on the memory of the query, all its processes together.  "
+            "[default: 2GiB; with a running scheduler what its workers have]",
         ),
         click.option(
             "--explain", is_flag=True, help="Say what would be read and computed, and stop."

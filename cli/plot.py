@@ -9,7 +9,14 @@ import click
 
 from . import output
 from .groups import Group
-from .options import chosen_by, compute_options, epochs, selection_options
+from .options import (
+    check_workers,
+    chosen_by,
+    compute_options,
+    epochs,
+    selection_options,
+    worker_options,
+)
 from .query import HELP, ask
 from .questions import CRITERION, LAYER, QUESTIONS, RNG_SEED, THRESHOLD, WINDOW, Question
 
@@ -59,8 +66,7 @@ def command() -> None:
 @RNG_SEED
 @LAYER
 @FILE
-@click.option("--workers", type=click.IntRange(1), help="Use this many processes.")
-@click.option("--scheduler", metavar="ADDRESS", help="Use a running dask scheduler.")
+@worker_options
 def paper(
     store: str, plot: str, workers: int | None, scheduler: str | None, **options: Any
 ) -> None:
@@ -69,9 +75,8 @@ def paper(
     \b
     actstore plot paper digits.zarr --threshold 0.98 -o paper.pdf
     """
+    check_workers(workers, scheduler)
     output.check_plot(plot)
-    import os
-
     import actstore
     from actstore import plotting, queries
 
@@ -88,7 +93,7 @@ def paper(
         "error": queries.error(runs, splits="test", **shared),
         "scaling": queries.scaling(runs, **options, **shared),
     }
-    with compute.scheduler(workers, scheduler, os.cpu_count() or 1):
+    with compute.crew(workers, scheduler) as crew, crew.at_work():
         answers = {name: answer.compute() for name, answer in asked.items()}
     plotting.save_paper(answers, plot)
     click.echo(f"drew {plot}", err=True)

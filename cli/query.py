@@ -13,6 +13,7 @@ from . import output
 from .groups import Group
 from .loading import libraries
 from .options import (
+    check_workers,
     chosen_by,
     compute_options,
     epochs,
@@ -50,13 +51,12 @@ def ask(
     explain: bool,
     workers: int | None,
     scheduler: str | None,
-    memory: str,
+    memory: str | None,
     **options: Any,
 ) -> None:
     """Answer a question: select, compute what the rows show, print, save and draw."""
+    check_workers(workers, scheduler)
     saved = options.pop("output")
-    if workers and scheduler:
-        raise click.UsageError("--workers and --scheduler were both given; give one of them")
     output.check_output(saved)
     output.check_plot(plot)
     with libraries():
@@ -81,21 +81,17 @@ def ask(
         options["splits"] = options["splits"].split(",")
     if options.get("window") is not None:
         options["window"] = tuple(options["window"])
-    bounds: dict[str, Any] = {
-        "memory": memory,
-        "workers": workers,
-        "processes": workers is not None,
-        "full": bool(saved or plot),
-    }
-    with compute.planning():
+    full = bool(saved or plot)
+    with compute.crew(workers, scheduler) as crew, compute.planning():
+        bounds = crew.bounds(memory)
         if explain:
-            _explain(actstore.explain(store, question.name, **bounds, **options), form)
+            _explain(actstore.explain(store, question.name, full=full, **bounds, **options), form)
             return
-        result, needed, _, budget = answer_within(store, question.name, **bounds, **options)
-    with compute.scheduler(workers, scheduler, budget.workers):
-        answer = needed.compute()
+        asked = answer_within(store, question.name, full=full, **bounds, **options)
+        with crew.at_work(asked.budget.workers):
+            answer = asked.wanted.compute()
     found = rows(answer) if saved or form in ("json", "csv") else []
-    parameters = {k: v for k, v in result.attrs.items() if k != "query"}
+    parameters = {k: v for k, v in asked.result.attrs.items() if k != "query"}
     if form == "table":
         click.echo(table_of(question, answer))
     else:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import Numbers, Setting, chosen_by
+from .options import Numbers, Setting, check_workers, chosen_by, worker_options
 from .questions import CRITERION, LAYER, RNG_SEED, SPLIT, SUBSETS
 
 if TYPE_CHECKING:
@@ -34,8 +34,7 @@ if TYPE_CHECKING:
 @LAYER
 @SUBSETS
 @RNG_SEED
-@click.option("--workers", type=click.IntRange(1), help="Use this many processes.")
-@click.option("--scheduler", metavar="ADDRESS", help="Use a running dask scheduler.")
+@worker_options
 def command(
     store: str,
     output: str,
@@ -55,38 +54,23 @@ def command(
     actstore report digits.zarr -o report.html
     actstore report digits.zarr --threshold 0.98 --criterion paper -o report.html
     """
-    if workers and scheduler:
-        raise click.UsageError("--workers and --scheduler were both given; give one of them")
+    check_workers(workers, scheduler)
     import actstore
     from actstore.report import save
     from actstore.report.page import checked
 
-    checked(output)
-    chosen = actstore.open(store).sel(**chosen_by(width, seed, where))
-    with _computing(workers, scheduler), _progress() as progress:
-        save(chosen, output, progress=progress, **options)
-    click.echo(f"wrote {output}", err=True)
-
-
-@contextmanager
-def _computing(workers: int | None, address: str | None) -> Iterator[None]:
-    """Compute on threads, or where ``actstore query`` would; the bar is the report's own."""
-    import os
-
     from . import compute
 
-    with ExitStack() as opened:
-        opened.enter_context(compute.planning())
-        if workers is None and address is None:
-            import dask
-            import dask.threaded
-
-            opened.enter_context(
-                dask.config.set(scheduler=dask.threaded.get, num_workers=os.cpu_count())
-            )
-        else:
-            opened.enter_context(compute.scheduler(workers, address, os.cpu_count() or 1))
-        yield
+    checked(output)
+    chosen = actstore.open(store).sel(**chosen_by(width, seed, where))
+    with (
+        compute.planning(),
+        compute.crew(workers, scheduler) as crew,
+        crew.at_work(bar=False),  # the report has one of its own
+        _progress() as progress,
+    ):
+        save(chosen, output, progress=progress, **options)
+    click.echo(f"wrote {output}", err=True)
 
 
 @contextmanager

@@ -10,7 +10,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -666,38 +665,9 @@ def test_an_epoch_that_only_some_runs_have_is_named_with_the_run(fresh: Path, cl
 def test_worker_processes_give_the_same_answer(planted_path: Path) -> None:
     pytest.importorskip("distributed")
     ask = ("query", "clones", planted_path, "--width", 16, *QUICK, "--format", "json")
-    begun = time.monotonic()
     answer = own_process(*ask, "--workers", 1)
-    assert answer.code == 0, answer.err
+    assert (answer.code, answer.err) == (0, "")
     assert answer.json == own_process(*ask).json
-    assert time.monotonic() - begun < 60
-
-
-def test_an_error_of_the_work_is_not_taken_for_one_of_the_scheduler(
-    fresh: Path, cli: Call, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Damage is an OSError, and so is an address where nobody answers."""
-    monkeypatch.setattr("actstore.cli.compute._connect", lambda *_: None)
-    for chunk in fresh.glob("width=16,weight_decay=0.005,seed=0/test/*/activations/c/2/*/*"):
-        chunk.write_bytes(chunk.read_bytes()[: chunk.stat().st_size // 2])
-    answer = cli("query", "moments", fresh, *ONE, "--workers", 1)
-    assert answer.code == 1
-    assert "activations" in answer.err
-    assert "scheduler" not in answer.err
-
-
-def test_a_scheduler_that_does_not_answer_is_named(
-    planted_path: Path, cli: Call, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    distributed = pytest.importorskip("distributed")
-
-    def silent(*args: Any, **options: Any) -> None:
-        raise OSError("Timed out trying to connect")
-
-    monkeypatch.setattr(distributed, "Client", silent)
-    answer = cli("query", "moments", planted_path, "--scheduler", "tcp://127.0.0.1:1")
-    assert answer.code == 1
-    assert "no dask scheduler answers at 'tcp://127.0.0.1:1'" in answer.err
 
 
 def test_every_command_that_is_listed_can_be_called() -> None:

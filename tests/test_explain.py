@@ -302,7 +302,31 @@ def test_a_store_ten_times_the_memory_answers_the_same_within_what_is_said(
     assert peak < 1.5 * said["peak_memory"]
     assert said["peak_memory"] < 1.5 * peak
     whole = own_process(*asked, "--memory", "64GiB", timeout=280).json["rows"]
-    for one, other in zip(answer.json["rows"], whole, strict=True):
+    same(answer.json["rows"], whole)
+
+
+@pytest.mark.slow
+def test_worker_processes_stay_within_what_is_said_of_each(large: Path) -> None:
+    asked = ["query", "reconstruction", large, "--subsets", "2", "--no-cache", "--epoch", "0:20"]
+    bound = ["--format", "json", "--memory", "900MiB", "--workers", "2"]
+    said = own_process(*asked, *bound, "--explain", timeout=280).json
+    assert said["processes"] == 2
+    assert said["peak_memory"] <= parse_bytes("900MiB")
+    measure = (  # the largest of its children, in KiB
+        "import resource; "
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024, file=sys.stderr)"
+    )
+    answer = own_process(*asked, *bound, after=measure, timeout=280)
+    peak = int(answer.err.split()[-1])
+    assert peak < 1.5 * said["worker_memory"]
+    assert said["worker_memory"] < 1.5 * peak
+    whole = own_process(*asked, "--format", "json", "--memory", "64GiB", timeout=280)
+    same(answer.json["rows"], whole.json["rows"])
+
+
+def same(rows: Any, others: Any) -> None:
+    """Compare answers that were summed over other blocks of samples."""
+    for one, other in zip(rows, others, strict=True):
         for key, value in other.items():
             close = 1e-6 if "loss" in key else 1e-12  # float32 products, as above
             number = isinstance(value, float)

@@ -36,7 +36,7 @@ class Budget:
     Attributes
     ----------
     workers : int
-        Threads, or processes.
+        Tasks at a time: threads of this process, or of worker processes.
     block_bytes : int
         Most bytes of activations that a task reads.
     epoch_bytes : int
@@ -47,6 +47,8 @@ class Budget:
         What the answer takes.
     worker_bytes : int
         What each worker takes: its block of samples and its (neuron, neuron) matrices.
+    processes : int
+        Worker processes, 0 if the workers are threads of this one. Each takes the program too.
     """
 
     workers: int
@@ -55,11 +57,20 @@ class Budget:
     program_bytes: int
     result_bytes: int
     worker_bytes: int
+    processes: int = 0
+
+    @property
+    def process_bytes(self) -> int:
+        """What each worker process takes, 0 if there are none."""
+        if not self.processes:
+            return 0
+        return self.program_bytes + -(-self.workers // self.processes) * self.worker_bytes
 
     @property
     def peak_memory(self) -> int:
-        """Program + answer + workers, in bytes."""
-        return self.program_bytes + self.result_bytes + self.workers * self.worker_bytes
+        """Program + answer + workers, in bytes, in all processes together."""
+        workers = self.processes * self.program_bytes + self.workers * self.worker_bytes
+        return self.program_bytes + self.result_bytes + workers
 
 
 def budget(
@@ -71,13 +82,14 @@ def budget(
     memory: int | str | None = None,
     workers: int | None = None,
     processes: bool = False,
+    threads: int = 1,
     result_bytes: int = 0,
 ) -> Budget:
     r"""Choose workers and blocks of samples so that a query stays within ``memory``.
 
     The peak is that of the program as it is now, the answer, and each worker's
     :math:`3 \, b + k W^2 \cdot 8` bytes: a block b of activations (as stored, decoded, and put
-    together), and k matrices of the widest layer in float64.
+    together), and k matrices of the widest layer in float64. Worker processes add a program each.
 
     Parameters
     ----------
@@ -91,7 +103,9 @@ def budget(
     workers : int, optional
         Exactly this many; by default as many as there are cores, or fewer if they do not fit.
     processes : bool
-        Whether the workers are processes, each of which loads the program.
+        Whether the workers are not threads of this process but of others.
+    threads : int
+        Of each of these processes.
     result_bytes : int
         Size of the answer.
 
@@ -108,25 +122,28 @@ def budget(
         whole = min(whole, max(least, AHEAD_BYTES))
     program = resident_bytes()
     most = workers or os.cpu_count() or 1
+
+    def plan(count: int, block: int) -> Budget:
+        return Budget(
+            count, block, whole, program, result_bytes, fixed + READ_COPIES * block,
+            -(-count // threads) if processes else 0,
+        )  # fmt: skip
+
     if memory is None:
-        block = min(whole, max(least, BLOCK_BYTES))
-        each = fixed + READ_COPIES * block + processes * program
-        return Budget(most, block, whole, program, result_bytes, each)
+        return plan(most, min(whole, max(least, BLOCK_BYTES)))
     limit = parse_bytes(memory)
     for count in range(most, 0 if workers is None else most - 1, -1):
-        room = (limit - program - result_bytes) // count - fixed - processes * program
-        if room >= READ_COPIES * least:
-            block = min(whole, BLOCK_BYTES, room // READ_COPIES)
-            each = fixed + READ_COPIES * block + processes * program
-            return Budget(count, block, whole, program, result_bytes, each)
-    count = workers or 1
-    each = fixed + READ_COPIES * least + processes * program
-    needed = program + result_bytes + count * each
+        smallest = plan(count, least)
+        if smallest.peak_memory <= limit:
+            room = READ_COPIES * least + (limit - smallest.peak_memory) // count
+            return plan(count, min(whole, max(least, BLOCK_BYTES), room // READ_COPIES))
+    needed = plan(workers or 1, least)
     raise InvalidParameterError(
         f"memory {show_bytes(limit)} was asked for, and {query} at width {width} needs "
-        f"{show_bytes(needed)} with {count} {'worker' if count == 1 else 'workers'} "
+        f"{show_bytes(needed.peak_memory)} with {crew(needed.workers, needed.processes)} "
         f"({show_bytes(program)} the program, {show_bytes(result_bytes)} the answer, "
-        f"{show_bytes(each)} a worker); allow that much, or select narrower runs"
+        f"{show_bytes(needed.process_bytes or needed.worker_bytes)} each of them); "
+        "allow that much, or select narrower runs"
     )
 
 
@@ -172,6 +189,21 @@ def show_bytes(number: float) -> str:
         if number >= 1024**power:
             return f"{number / 1024**power:.3g} {unit}"
     return f"{number:.0f} B"
+
+
+def crew(workers: int, processes: int) -> str:
+    """Return in words who computes.
+
+    Examples
+    --------
+    >>> crew(1, 0), crew(2, 2), crew(8, 2)
+    ('1 worker', '2 worker processes', '2 worker processes of 4 threads')
+    """
+    if not processes:
+        return f"{workers} worker{'s' if workers > 1 else ''}"
+    each = -(-workers // processes)
+    threads = f" of {each} threads" if each > 1 else ""
+    return f"{processes} worker process{'es' if processes > 1 else ''}{threads}"
 
 
 def resident_bytes() -> int:

@@ -14,7 +14,7 @@ from dask.highlevelgraph import HighLevelGraph
 
 from actstore import queries, schema
 from actstore.errors import InvalidParameterError
-from actstore.queries.budget import Budget, budget, in_blocks, show_bytes
+from actstore.queries.budget import Budget, budget, crew, in_blocks, show_bytes
 from actstore.queries.graph import task_kernel
 from actstore.queries.parameters import subset_sizes
 from actstore.queries.sources import Data, Loading, Source, sources
@@ -44,11 +44,15 @@ class Explanation:
     tasks : int
         Of the dask graph.
     workers : int
-        Threads or processes that fit into the memory.
+        Tasks at a time, as many as fit into the memory: threads of this process, or of others.
+    processes : int
+        Worker processes; 0 if the workers are threads of this one.
     block_bytes : int
         Activations that a task reads at once.
+    worker_memory : int
+        Estimated bytes of each worker: of a process with its threads and its program.
     peak_memory : int
-        Estimated bytes at the peak: program, answer, and workers.
+        Estimated bytes at the peak, of all processes together: program, answer, and workers.
     """
 
     query: str
@@ -60,7 +64,9 @@ class Explanation:
     flops: float
     tasks: int
     workers: int
+    processes: int
     block_bytes: int
+    worker_memory: int
     peak_memory: int
 
     def __str__(self) -> str:
@@ -72,8 +78,10 @@ class Explanation:
             "to read": f"{show_bytes(self.bytes_to_read)} of activations",
             "to compute": f"{self.flops / 1e9:.3g} Gflop",
             "tasks": self.tasks,
-            "workers": f"{self.workers}, reading blocks of {show_bytes(self.block_bytes)}",
-            "peak memory": show_bytes(self.peak_memory),
+            "workers": f"{crew(self.workers, self.processes)}, "
+            f"reading blocks of {show_bytes(self.block_bytes)}",
+            "peak memory": f"{show_bytes(self.peak_memory)} in all, "
+            f"{show_bytes(self.worker_memory)} of it in each worker",
         }
         return "\n".join(f"{name:<12} {value}" for name, value in lines.items())
 
@@ -102,6 +110,7 @@ def explain(
     memory: int | str | None = None,
     workers: int | None = None,
     processes: bool = False,
+    threads: int = 1,
     full: bool = True,
     **parameters: Any,
 ) -> Explanation:
@@ -118,7 +127,9 @@ def explain(
     workers : int, optional
         By default as many as there are cores and fit.
     processes : bool
-        Whether workers are processes, each of which loads the program.
+        Whether the workers are not threads of this process but of others.
+    threads : int
+        Of each of these processes.
     full : bool
         Whether all arrays of the answer are wanted, or only what its rows show.
     **parameters
@@ -151,8 +162,9 @@ def explain(
     (2, 102400)
     """
     answer = answer_within(
-        data, query, memory=memory, workers=workers, processes=processes, full=full, **parameters
-    )
+        data, query, memory=memory, workers=workers, processes=processes, threads=threads,
+        full=full, **parameters,
+    )  # fmt: skip
     found, plan = answer.sources, answer.budget
     tasks = _tasks(answer.wanted)
     reading = _Reading(tasks, found)
@@ -166,7 +178,9 @@ def explain(
         flops=reading.flops + _flops(query, found, reading, parameters),
         tasks=len(tasks),
         workers=plan.workers,
+        processes=plan.processes,
         block_bytes=plan.block_bytes,
+        worker_memory=plan.process_bytes or plan.worker_bytes,
         peak_memory=plan.peak_memory,
     )
 
@@ -178,6 +192,7 @@ def answer_within(
     memory: int | str | None = None,
     workers: int | None = None,
     processes: bool = False,
+    threads: int = 1,
     full: bool = True,
     **parameters: Any,
 ) -> Answer:
@@ -197,7 +212,7 @@ def answer_within(
     found = sources(data, layer=layer, split=_first_split(parameters))
     plan = budget(
         query, found, layer=layer, samples=_reads_samples(wanted), memory=memory, workers=workers,
-        processes=processes, result_bytes=2 * wanted.nbytes,
+        processes=processes, threads=threads, result_bytes=2 * wanted.nbytes,
     )  # fmt: skip
     if plan.block_bytes < plan.epoch_bytes:
         result = ask(in_blocks(data, plan.block_bytes), **parameters)

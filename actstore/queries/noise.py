@@ -307,18 +307,25 @@ def _simulated(
 
 
 def _judged(answer: xr.Dataset) -> xr.Dataset:
-    mean = answer["residual_correlation_heldout"].mean(SUBSET)
-    excess = (mean / answer["null"]).transpose(*answer["null"].dims)
-    consistent = (excess <= answer["null_high"] / answer["null"]) | (excess <= 1 + TOLERANCE)
-    verdict = xr.apply_ufunc(
-        _in_words, excess, consistent, answer["factors_converged"],
-        dask="parallelized", output_dtypes=[VERDICT],
-    ).transpose(*excess.dims)  # fmt: skip
+    # In one step: dask.compute(dataset) loses a variable that another one is made of
+    # (https://github.com/pydata/xarray/issues/11329).
+    excess, consistent, verdict = xr.apply_ufunc(
+        _judge, answer["null"], answer["null_high"], answer["factors_converged"],
+        answer["residual_correlation_heldout"].mean(SUBSET),
+        output_core_dims=[[], [], []], dask="parallelized",
+        output_dtypes=["float64", "bool", VERDICT],
+    )  # fmt: skip
     return answer.assign(
         excess=excess.assign_attrs(long_name="measured / matched null", units="1"),
         consistent=consistent.assign_attrs(long_name="no more than the matched null", units="1"),
         verdict=verdict.assign_attrs(long_name="verdict"),
     )
+
+
+def _judge(null: Array, high: Array, converged: Array, measured: Array) -> tuple[Array, ...]:
+    excess = measured / null
+    consistent = (excess <= high / null) | (excess <= 1 + TOLERANCE)
+    return excess, consistent, _in_words(excess, consistent, converged)
 
 
 def _in_words(excess: Array, consistent: Array, converged: Array) -> Array:
