@@ -127,7 +127,8 @@ def open_or_create_root(path: StorePath, *, durable: bool = False) -> zarr.Group
     except ActstoreError:  # some are an OSError too
         raise
     except OSError as error:
-        if files.has(DOCUMENT):  # another process was first, and swept the file of this one
+        # Another process was first, and swept the file of this one; or it is a file.
+        if isinstance(error, NotADirectoryError) or files.has(DOCUMENT):
             return open_root(path, mode="r+", durable=durable)
         raise StoreWriteError(
             f"no store can be made at {where!r} ({error.strerror or error}); "
