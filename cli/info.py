@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
 
 import click
@@ -28,7 +29,8 @@ def command(store: str, run: str | None) -> None:
     lines = _of_run(opened[run]) if run else _of_store(opened)
     room = max(len(key) for key, _ in lines)
     for key, value in lines:
-        click.echo(f"{key:<{room}}  {value}".rstrip())
+        told = textwrap.fill(value, 78 - room, break_long_words=False, break_on_hyphens=False)
+        click.echo(textwrap.indent(told, " " * (room + 2)).replace(" " * room, f"{key:<{room}}", 1))
 
 
 def _of_store(store: Store) -> list[tuple[str, str]]:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
 Rows = list[dict[str, Any]]
+#: columns of a table
+WIDTH = 80
 
 
 def write_rows(rows: Rows, form: str, *, query: str, parameters: dict[str, Any]) -> None:
@@ -110,23 +112,57 @@ def check_plot(path: str | None) -> None:
 
 
 def table(rows: Rows, columns: Sequence[str]) -> str:
-    """Return rows as text, numbers to four digits, right-aligned.
+    """Return rows as text, numbers to four digits, right-aligned, in 80 columns where that can be.
 
     A column ``x…`` shows x with its interval, from the columns ``x_low`` and ``x_high``. Columns
     without any value are left out, but for the number of clones: that there are none is an answer.
+    Where the table would be too wide, what is the same in every row is said once above it, and
+    rows stand in groups by what their first column says before a colon.
     """
     if not rows:
         return "no rows"
     kept = [c for c in columns if _is_shown(c.rstrip("…"), rows)]
     cells = [[_of(row, c) for c in kept] for row in rows]
-    heads = [c.replace("_", " ").rstrip("…") for c in kept]
-    lines = _heads(heads, cells)
-    widths = [max(len(line[k]) for line in [*lines, *cells]) for k in range(len(kept))]
+    whole = _set(kept, cells)
+    if _width(whole) <= WIDTH:
+        return whole
+    same = [
+        k for k, column in enumerate(kept)
+        if len(rows) > 1 and column != "n_clones" and len({row[k] for row in cells}) == 1
+    ]  # fmt: skip
+    said = ", ".join(f"{_head(kept[k])} {cells[0][k]}" for k in same)
+    left = [k for k in range(len(kept)) if k not in same]
+    narrow = [kept[k] for k in left]
+    groups: dict[str, list[list[str]]] = {}
+    for row in cells:
+        group, colon, first = row[left[0]].rpartition(": ")
+        groups.setdefault(group + colon, []).append([first, *(row[k] for k in left[1:])])
+    gap = next((g for g in (2, 1) if max(_width(_set(narrow, part, g)) for part in
+                groups.values()) <= WIDTH), 2)  # fmt: skip
+    parts = [f"{name.rstrip(' ')}\n{_set(narrow, part, gap)}".lstrip("\n")
+             for name, part in groups.items()]  # fmt: skip
+    return "\n\n".join([*([said] if said else []), *parts])
+
+
+def _set(columns: Sequence[str], cells: Sequence[list[str]], gap: int = 2) -> str:
+    """Set columns side by side under their headings, with a gap between them."""
+    lines = _heads([_head(c) for c in columns], cells)
+    widths = [max(len(line[k]) for line in [*lines, *cells]) for k in range(len(columns))]
     out = [
-        "  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)).rstrip()
+        (" " * gap)
+        .join(text.rjust(width) for text, width in zip(line, widths, strict=True))
+        .rstrip()
         for line in [*lines, ["-" * w for w in widths], *cells]
     ]
     return "\n".join(out)
+
+
+def _head(column: str) -> str:
+    return column.replace("_", " ").rstrip("…")
+
+
+def _width(text: str) -> int:
+    return max(map(len, text.splitlines()))
 
 
 def _is_shown(name: str, rows: Rows) -> bool:
@@ -157,11 +193,11 @@ def cell(value: Any) -> str:
     return str(value)
 
 
-def _heads(heads: list[str], cells: list[list[str]]) -> list[list[str]]:
-    """Break long headings over lines: the table should fit 80 columns."""
+def _heads(heads: Sequence[str], cells: Sequence[list[str]]) -> list[list[str]]:
+    """Break long headings over lines."""
     split = []
     for k, head in enumerate(heads):
-        room = max(9, *(len(row[k]) for row in cells))
+        room = max(7, *(len(row[k]) for row in cells))
         lines = [""]
         for word in head.split():
             if lines[-1] and len(lines[-1]) + 1 + len(word) > room:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -128,6 +129,9 @@ def table_of(question: Question, answer: Any) -> str:
 
 
 def _footer(question: str, answer: Any) -> str:
+    if question == "noise" and "excess" in answer:
+        said = "excess: measured / null; consistent with independent noise up to 1.05"
+        return f"\n\n{said}\nor the null's 95 % point"
     if question != "scaling":
         return _criterion(answer)
     lines = []
@@ -140,6 +144,7 @@ def _footer(question: str, answer: Any) -> str:
         _decay(answer.sel(setting=setting), answer.attrs["split"])
         for setting in answer["setting"].values[logged.values]
     ]
+    lines = [textwrap.fill(line, output.WIDTH, subsequent_indent="  ") for line in lines]
     return "\n\n" + "\n".join(lines) + _criterion(answer)
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from actstore.cli.output import table
 
 import actstore
 from actstore import queries, schema
@@ -284,13 +285,30 @@ def test_epochs_are_chosen_by_number_range_or_all(
 
 
 def test_a_table_fits_a_terminal_and_names_the_criterion(planted_path: Path, cli: Call) -> None:
-    for name in ("reconstruction", "clones", "scaling", "moments"):
-        answer = cli("query", name, planted_path, "--seed", 0)
+    for name in ({*QUESTIONS} - {"ensemble"}) | {"runs"}:
+        asked = ("runs",) if name == "runs" else ("query", name)
+        answer = cli(*asked, planted_path, "--seed", 0)
         assert answer.code == 0
-        table = answer.out.split("\n\n")[0].splitlines()
-        assert max(map(len, table)) <= 90, name
-        assert len({len(line) for line in table[2:]}) == 1, name  # right-aligned
-        assert ("held-out R²" in answer.out) == (name in ("clones", "scaling"))
+        assert max(map(len, answer.out.splitlines())) <= 80, name
+        ruler = next(n for n, line in enumerate(answer.out.splitlines()) if line[:1] == "-")
+        table = "\n".join(answer.out.splitlines()[ruler:]).split("\n\n")[0].splitlines()
+        assert len({len(line) for line in table}) == 1, name  # right-aligned
+        criteria = {"clones", "scaling", "dynamics"}
+        assert ("held-out R²" in answer.out) == (name in criteria)
+
+
+def test_what_is_the_same_in_every_row_of_a_wide_table_is_said_once() -> None:
+    some: list[dict[str, Any]] = [
+        {"contest": f"wd={wd}: 2 x 8 against 16", "a_very_long_column_name": 0.5, "seed": 3,
+         "rival": "n" * 30, "n_clones": None, "value": 100 + wd} for wd in (0, 1)
+    ]  # fmt: skip
+    columns = ["contest", "a_very_long_column_name", "seed", "rival", "n_clones", "value"]
+    said, first, second = table(some, columns).split("\n\n")
+    assert said == f"a very long column name 0.5, seed 3, rival {'n' * 30}"
+    assert first.splitlines()[0] == "wd=0:"
+    assert first.splitlines()[-1].split() == ["2", "x", "8", "against", "16", "none", "100"]
+    assert second.splitlines()[0] == "wd=1:"
+    assert "seed" in table(some[:1], columns)  # one row has nothing to compare with
 
 
 def test_stdout_carries_the_answer_and_nothing_else(
@@ -321,8 +339,9 @@ def test_a_saved_answer_is_the_answer(
     engine: Any = "zarr" if suffix == ".zarr" else "scipy"
     with xr.open_dataset(path, engine=engine) as saved:
         xr.testing.assert_allclose(saved.load(), expected.compute())
-        assert {k: np.asarray(v).tolist() for k, v in saved.attrs.items()} == {
-            k: np.asarray(v).tolist() for k, v in expected.attrs.items()
+        # NetCDF does not tell a list of one number from the number
+        assert {k: np.atleast_1d(v).tolist() for k, v in saved.attrs.items()} == {
+            k: np.atleast_1d(v).tolist() for k, v in expected.attrs.items()
         }
         for variable in expected.data_vars:
             assert saved[variable].attrs["long_name"] == expected[variable].attrs["long_name"]
