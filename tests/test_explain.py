@@ -114,6 +114,16 @@ def test_operations_grow_by_a_factorisation_a_subset(planted: actstore.Store) ->
     assert once == pytest.approx(SAMPLES["test"] * 32**2 + 4 / 3 * 32**3)
 
 
+def test_operations_grow_by_a_readout_a_subset_that_is_fitted_anew(planted: actstore.Store) -> None:
+    chosen = planted.sel(**RUN, epoch=-1)
+    few, many = (chosen.explain("error", refit=n).flops for n in (1, 101))
+    outputs = chosen.only().readout().sizes[schema.OUTPUT]
+    sizes = np.array([1, 2, 4, 8, 16, 32])
+    fitted = (sizes**3 / 3 + 2 * sizes**2 * outputs).sum()
+    scored = 2 * (SAMPLES["train"] + SAMPLES["test"]) * 32 * outputs * len(sizes)
+    assert many - few == pytest.approx(100 * (fitted + scored))
+
+
 def test_the_peak_is_program_answer_and_workers(planted: actstore.Store) -> None:
     found = sources(planted, layer=schema.DEFAULT_LAYER)
     plan = budget("noise", found, workers=3, result_bytes=1000)

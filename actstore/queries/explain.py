@@ -151,7 +151,8 @@ def explain(
     residual correlations :math:`T W^3 / 3`, with their null :math:`r (2 + t / 3) W^3` for r
     repeats and t subsets (4 at most) and :math:`100 \, W^3` for its fit; spectrum and the bound
     of clones :math:`4 W^3 / 3`; a partition :math:`W^3` a threshold; errors of subsets
-    :math:`4 N W o T`; logits :math:`2 N W o`. The peak of memory is explained at
+    :math:`4 N W o T`; readouts of r subsets fitted anew :math:`r \sum_w (w^3 / 3 + 2 w^2 o)`, and
+    scored :math:`2 N W o r` a size; logits :math:`2 N W o`. The peak of memory is explained at
     :func:`actstore.queries.budget.budget`.
 
     Examples
@@ -284,6 +285,7 @@ class _Reading:
 def _flops(query: str, found: Sequence[Source], reading: _Reading, given: dict[str, Any]) -> float:
     """Return about how many operations a query takes beside the moments; see :func:`explain`."""
     subsets = int(given.get("subsets", 100 if query == "error" else 40))
+    refit = int(given.get("refit", 0))
     total = 0.0
     for source in found:
         w, epochs = float(source.width), reading.by_run.get(source.name, 0)
@@ -308,7 +310,8 @@ def _flops(query: str, found: Sequence[Source], reading: _Reading, given: dict[s
             outputs = source.run.array(f"{schema.READOUT}/{schema.BIAS}").shape[-1]
             for split in [splits] if isinstance(splits, str) else splits:
                 samples, _ = source.run.shape(split, given.get("layer", schema.DEFAULT_LAYER))
-                times = 4 * subsets if query == "error" else 2
+                times = 4 * subsets + 2 * refit * len(exist) if query == "error" else 2
                 each += float(times * samples * outputs) * w
+            each += refit * sum(size**3 / 3 + 2 * size**2 * outputs for size in exist)
         total += epochs * each
     return total

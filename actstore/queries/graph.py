@@ -8,6 +8,7 @@ made 2.9 million tasks and took 20 s to build. Written out it is a few tasks an 
 from __future__ import annotations
 
 import functools
+import itertools
 import operator
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -288,28 +289,31 @@ def _lazily_beside(
         else:
             chunks.append(same.pop() if len(same) == 1 else (length,))
     epoch = dims.index(schema.EPOCH) if schema.EPOCH in dims else None
-    fill = FILL[np.dtype(dtype).kind]
+    pieces = []
+    for index in itertools.product(*(range(len(c)) for c in chunks)):
+        shape = (1, *(c[i] for c, i in zip(chunks, index, strict=True)))
+        pad = functools.partial(_padded, shape, FILL[np.dtype(dtype).kind], np.dtype(dtype))
+        pieces.append((index, pad))
     tasks: dict[Any, Any] = {}
     sources = []
     for r, array in enumerate(arrays):
-        there: dict[int, int] = {}
-        if array is not None:
-            goal = {
-                k: 1 if k == epoch else (-1 if len(chunks[k]) == 1 else chunks[k])
-                for k in range(array.ndim)
-            }
-            array = array.rechunk(goal)  # type: ignore[no-untyped-call]
-            sources.append(array)
-            there = {int(p): e for e, p in enumerate(places[r])}
-        for index in np.ndindex(*(len(c) for c in chunks)):
-            shape = (1, *(c[i] for c, i in zip(chunks, index, strict=True)))
-            key: Any = None
-            if array is not None and epoch is None:
-                key = (array.name, *index)
-            elif array is not None and index[epoch] in there:  # type: ignore[index]
-                place = there[index[epoch]]  # type: ignore[index]
-                key = (array.name, *index[:epoch], place, *index[epoch + 1 :])  # type: ignore[operator]
-            pad = functools.partial(_padded, shape, fill, np.dtype(dtype))
+        if array is None:
+            tasks.update({(name, r, *index): (pad,) for index, pad in pieces})
+            continue
+        goal = {
+            k: 1 if k == epoch else (-1 if len(chunks[k]) == 1 else chunks[k])
+            for k in range(array.ndim)
+        }
+        array = array.rechunk(goal)  # type: ignore[no-untyped-call]
+        sources.append(array)
+        own = array.name
+        if epoch is None:
+            tasks.update({(name, r, *index): (pad, (own, *index)) for index, pad in pieces})
+            continue
+        there = {int(p): e for e, p in enumerate(places[r])}
+        for index, pad in pieces:
+            e = there.get(index[epoch])
+            key = None if e is None else (own, *index[:epoch], e, *index[epoch + 1 :])
             tasks[name, r, *index] = (pad,) if key is None else (pad, key)
     graph = _graph({name: tasks}, {}, {name: sources})
     return _array(graph, name, ((1,) * len(parts), *chunks), dtype)
