@@ -44,7 +44,10 @@ class Server:
     def ask(self, method: str, path: str, body: bytes | None = None) -> bytes:
         """Send one request past all proxies and credentials; return the answer."""
         request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}{path}", method=method, data=body
+            f"http://127.0.0.1:{self.port}{path}",
+            method=method,
+            data=body,
+            headers={"Content-Type": "text/plain"},
         )
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with direct.open(request) as answer:

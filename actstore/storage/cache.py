@@ -27,6 +27,7 @@ from actstore.errors import StoreCorruptError, StoreUnreachableError, StoreWarni
 from actstore.kernels.moments import Moments, accumulate
 from actstore.storage import layout
 from actstore.storage.chunk import read_chunk, write_chunk
+from actstore.storage.files import AT_ONCE
 from actstore.storage.location import files_at, open_root
 from actstore.storage.reading import DAMAGE, Committed
 
@@ -157,7 +158,11 @@ def cached(leaf: Leaf, slots: Array) -> npt.NDArray[np.bool_]:
     held = _held(leaf)
     if held is None or held.created != leaf.created:
         return np.zeros(len(slots), bool)
-    return np.array([_count(held, int(slot)) >= 0 for slot in slots], bool)
+    counted = functools.partial(_count, held)
+    if "://" not in leaf.store:
+        return np.array([counted(int(slot)) >= 0 for slot in slots], bool)
+    with ThreadPoolExecutor(AT_ONCE) as readers:
+        return np.array([count >= 0 for count in readers.map(counted, map(int, slots))], bool)
 
 
 def _count(held: _Held, slot: int) -> int:

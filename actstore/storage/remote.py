@@ -12,13 +12,11 @@ import contextlib
 import errno
 import functools
 import io
-import os
-import re
 import time
-from collections.abc import AsyncGenerator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, datetime
+from typing import Any
 
 from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
@@ -31,15 +29,13 @@ from actstore.storage.seal import DOCUMENT
 try:
     import obstore
     from obstore import exceptions
-    from obstore.store import from_url
 except ImportError as error:
     raise MissingExtraError(
         "a store in a bucket was given and obstore, which reads and writes it, is not installed; "
         'pip install "actstore[cloud]"'
     ) from error
 
-if TYPE_CHECKING:
-    from obstore.store import ClientConfig, RetryConfig
+from actstore.storage.bucket import is_refusal, open_bucket, refusal
 
 #: seconds in which a request is repeated: a question is not kept waiting, a training survives
 #: that the network is away for a while
@@ -47,8 +43,6 @@ READ_PATIENCE, WRITE_PATIENCE = 15, 240
 
 #: objects above this size are uploaded in parts of it, several at once
 PART_BYTES = 2**23
-
-_FAMILIES = ("AWS_", "AZURE_", "GOOGLE_")
 
 
 class RemoteFiles(ObjectStore[Any], Files):
@@ -69,10 +63,11 @@ class RemoteFiles(ObjectStore[Any], Files):
     """
 
     def __init__(self, url: str, *, read_only: bool = False) -> None:
-        self.url = url
+        self.url = url if url.endswith("://") else url.rstrip("/")
         self._known: dict[str, bytes] = {}
-        patience = READ_PATIENCE if read_only or url.startswith("memory:") else WRITE_PATIENCE
-        super().__init__(_open(url, patience), read_only=read_only)
+        self._claimed: dict[str, str] = {}  # folder -> lock
+        patience = READ_PATIENCE if read_only else WRITE_PATIENCE
+        super().__init__(open_bucket(self.url, patience), read_only=read_only)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Credentials are not sent along: every process has its own environment.
@@ -94,7 +89,10 @@ class RemoteFiles(ObjectStore[Any], Files):
         if byte_range is None and key in self._known:
             return prototype.buffer.from_bytes(self._known[key])
         with self._reading():
-            return await super().get(key, prototype, byte_range)
+            found = await super().get(key, prototype, byte_range)
+        if byte_range is None and found is not None:
+            self._note(key, found.to_bytes)
+        return found
 
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
@@ -110,16 +108,20 @@ class RemoteFiles(ObjectStore[Any], Files):
 
     async def set(self, key: str, value: Buffer) -> None:
         """Replace the object ``key`` whole."""
+        value = seal(key, value)
         with self._writing():
-            await super().set(key, seal(key, value))
+            await super().set(key, value)
+        self._note(key, value.to_bytes)
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
         """Write the object ``key`` unless it is there."""
-        with self._writing():
-            await super().set_if_not_exists(key, seal(key, value))
+        if key not in self._known:
+            with self._writing():
+                await super().set_if_not_exists(key, seal(key, value))
 
     async def delete(self, key: str) -> None:
         """Remove the object ``key``."""
+        self._forget(key)
         with self._writing():
             await super().delete(key)
 
@@ -138,7 +140,7 @@ class RemoteFiles(ObjectStore[Any], Files):
 
     def has(self, key: str) -> bool:
         """Return whether there is an object of this key."""
-        if key in self._known:
+        if self.read_only and key in self._known:
             return True
         with self._reading():
             try:
@@ -193,6 +195,7 @@ class RemoteFiles(ObjectStore[Any], Files):
         with self._writing():
             # What was uploaded in parts appears when the last one is there, or never.
             obstore.put(self.store, key, data.getbuffer(), chunk_size=PART_BYTES)
+        self._note(key, data.getvalue)
 
     def create(self, key: str, data: bytes) -> None:
         """Write an object whole, or raise FileExistsError if there is one already."""
@@ -206,6 +209,7 @@ class RemoteFiles(ObjectStore[Any], Files):
 
     def remove(self, key: str) -> None:
         """Remove an object; one that is not there is no error."""
+        self._forget(key)
         with self._writing(), contextlib.suppress(FileNotFoundError):
             obstore.delete(self.store, key)
 
@@ -214,6 +218,7 @@ class RemoteFiles(ObjectStore[Any], Files):
         documents: dict[int, list[str]] = {}
         others = []
         for key in self.sizes(folder):
+            self._forget(key)
             if key.rsplit("/", 1)[-1] == DOCUMENT:
                 documents.setdefault(key.count("/"), []).append(key)
             else:
@@ -253,15 +258,31 @@ class RemoteFiles(ObjectStore[Any], Files):
         while True:
             with self._writing(), contextlib.suppress(exceptions.AlreadyExistsError):
                 obstore.put(self.store, key, data, mode="create")
-                return
+                break
             with self._reading(), contextlib.suppress(FileNotFoundError):  # released meanwhile
                 found = obstore.get(self.store, key)
                 held = bytes(found.bytes())
                 if held == data:  # put by a first attempt whose answer was lost
-                    return
+                    break
                 refuse(held, _age(found.meta["last_modified"]))
                 if self._replace(key, data, found.meta):
-                    return
+                    break
+        self._claimed[_folder(key)] = key
+
+    def _note(self, key: str, data: Callable[[], bytes]) -> None:
+        """Keep metadata that nobody else changes: the root's, and those of runs that are claimed.
+
+        Zarr asks for all groups above an array that it makes, and would write them anew.
+        """
+        if key == DOCUMENT or (key.endswith(f"/{DOCUMENT}") and _folder(key) in self._claimed):
+            self._known[key] = data()
+
+    def _forget(self, key: str) -> None:
+        self._known.pop(key, None)
+        if self._claimed.get(_folder(key)) == key:  # the lock: from now on others write
+            del self._claimed[_folder(key)]
+            for known in [one for one in self._known if _folder(one) == _folder(key)]:
+                del self._known[known]
 
     def _replace(self, key: str, data: bytes, version: Any) -> bool:
         """Replace an object that is still the one that was read; say whether it was."""
@@ -275,10 +296,10 @@ class RemoteFiles(ObjectStore[Any], Files):
     def _reading(self) -> Iterator[None]:
         try:
             yield
-        except (exceptions.BaseError, FileNotFoundError) as error:
-            if isinstance(error, FileNotFoundError) and "NoSuchBucket" not in str(error):
+        except Exception as error:
+            if not is_refusal(error):
                 raise
-            why = self._why(error)
+            why = self._refused(error)
             if isinstance(why, FileNotFoundError):
                 raise StoreNotFoundError(f"no store at {self.url!r}: {why.strerror}") from error
             raise StoreUnreachableError(
@@ -290,89 +311,24 @@ class RemoteFiles(ObjectStore[Any], Files):
     def _writing(self) -> Iterator[None]:
         try:
             yield
-        except (exceptions.BaseError, FileNotFoundError) as error:
-            if isinstance(error, FileNotFoundError) and "NoSuchBucket" not in str(error):
+        except Exception as error:
+            if not is_refusal(error):
                 raise
-            raise self._why(error) from error
+            raise self._refused(error) from error
 
-    def _why(self, error: Exception) -> OSError:
+    def _refused(self, error: Exception) -> OSError:
         """Return what was refused; a server that is lost is not waited for so long again."""
-        why = _why(error, self.url)
+        why = refusal(error, self.url)
         why.__cause__ = error
         if isinstance(why, ConnectionError):
-            self.store = _open(self.url, READ_PATIENCE)
+            self.store = open_bucket(self.url, READ_PATIENCE)
         return why
 
 
-def _open(url: str, patience: int) -> Any:
-    return _bucket(url, patience, _environment(), os.getpid())
-
-
-@functools.lru_cache(maxsize=64)
-def _bucket(url: str, patience: int, environment: tuple[str, ...], process: int) -> Any:
-    """Open a bucket once a process and environment: its connections are used again."""
-    options: ClientConfig = {
-        "allow_http": True,  # only where an endpoint or a URL says so
-        "connect_timeout": timedelta(seconds=5),
-        "read_timeout": timedelta(seconds=60),
-        "timeout": timedelta(minutes=10),
-    }
-    retry: RetryConfig = {
-        "max_retries": 6 if patience < 60 else 30,
-        "retry_timeout": timedelta(seconds=patience),
-    }
-    try:
-        if url.startswith("memory:"):
-            return from_url("memory://")
-        return from_url(url, client_options=options, retry_config=retry)
-    except (exceptions.BaseError, ValueError) as error:
-        scheme = url.partition("://")[0]
-        raise StoreNotFoundError(
-            f"{url!r} cannot be opened ({_first_line(error)}); give a folder, or a URL such as "
-            f"s3://bucket/prefix, gs://bucket/prefix or az://container/prefix, not {scheme}://"
-        ) from error
-
-
-def _environment() -> tuple[str, ...]:
-    """Return what the environment says of endpoints and credentials."""
-    return tuple(
-        f"{name}={value}"
-        for name, value in sorted(os.environ.items())
-        if name.startswith(_FAMILIES)
-    )
+def _folder(key: str) -> str:
+    """Return the first part of a key: the run that it belongs to."""
+    return key.partition("/")[0]
 
 
 def _age(written: datetime) -> float:
     return max(0.0, time.time() - written.astimezone(UTC).timestamp())
-
-
-def _why(error: Exception, url: str) -> OSError:
-    """Return what a server or the way to it refused, in a few words."""
-    text = str(error)
-    code = re.search(r"<Code>(\w+)</Code>", text)
-    name = code[1] if code else ""
-    if name == "NoSuchBucket":
-        return FileNotFoundError(errno.ENOENT, f"there is no bucket {_name_of(url)!r}")
-    if "169.254.169.254" in text or "metadata.google.internal" in text:
-        return PermissionError(errno.EACCES, "no credentials were found in the environment")
-    refused = isinstance(
-        error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError
-    ) or re.search(r"status code: 40[13]", text)
-    if refused:
-        return PermissionError(
-            errno.EACCES, f"the server refuses these credentials{f': {name}' if name else ''}"
-        )
-    if "HTTP error" in text:  # no answer, or not all of one
-        server = re.search(r"(https?://[^/\s]+)", text)
-        return ConnectionError(
-            errno.ENOTCONN, f"{server[1] if server else 'the server'} does not answer"
-        )
-    return OSError(errno.EIO, f"{name or _first_line(error)}")
-
-
-def _name_of(url: str) -> str:
-    return url.partition("://")[2].partition("/")[0]
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0].strip().rstrip(".")[:300]
