@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import blas, eigvalsh, lapack
 
 from actstore.kernels.reconstruction import check_sizes, permuted, prefix_factor, ridge_of
+from actstore.kernels.unlocked import add_gram, solve_right
 
 _DENSE = 64  # up to this many neurons LAPACK is as fast as Lanczos
 
@@ -196,11 +197,11 @@ def _residual_covariances(
             if failed:  # rank below width, and round-off above λ
                 factor = prefix_factor(comoment, order, jitter=jitter)
         if factor is None:
-            below = blas.dtrsm(1.0, triangle, rest[step:, :step], side=1, lower=1, trans_a=1)
+            below = solve_right(triangle, rest[step:, :step])
         else:
-            below = factor[w:, done:w]
+            below = np.asfortranarray(factor[w:, done:w])
         rest = np.array(rest[step:, step:], order="F")
-        blas.dsyrk(-1.0, below, beta=1.0, c=rest, lower=1, overwrite_c=1)
+        add_gram(rest, below, scale=-1.0)
         done = w
         yield w, rest
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.linalg import blas
 
 from actstore.errors import InvalidDataError
+from actstore.kernels.unlocked import add_gram
 
 # Samples are converted to float64 a few at a time: the copy then stays in the cache between the
 # mean, the subtraction and the product (1024 rows gave 0.89 to 0.97 of the dsyrk rate at 128 to
@@ -176,7 +177,7 @@ class _Sum:
             delta = mean - self.mean
             # In place: the matrices are in Fortran order, which BLAS takes without a copy.
             if self.mean.size:
-                blas.dsyrk(1.0, centred.T, beta=1.0, c=self.comoment, lower=1, overwrite_c=1)
+                add_gram(self.comoment, centred.T)
                 weight = self.count * len(rows) / total
                 blas.dsyr(weight, delta, lower=1, a=self.comoment, overwrite_a=1)
             self.mean += delta * (len(rows) / total)
