@@ -1,4 +1,4 @@
-"""Groups of commands that say what there is when asked for what there is not."""
+"""Commands that say what there is when asked for what there is not."""
 
 from __future__ import annotations
 
@@ -23,4 +23,20 @@ class Group(click.Group):
             hint = f"did you mean {close[0]}?" if close else f"give one of {', '.join(known)}"
             raise click.UsageError(
                 f"{args[0]!r} is no command of {ctx.command_path!r}; {hint}", ctx
+            ) from error
+
+
+class OneStore(click.Command):
+    """A command on one store whose error about a second one names the remedy."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read options and arguments."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            if "extra argument" not in error.message:
+                raise
+            raise click.UsageError(
+                f"{error.message}; one store is taken, and 'actstore merge' makes one of several",
+                ctx,
             ) from error

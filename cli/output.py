@@ -7,9 +7,12 @@ import importlib.util
 import json
 import math
 import os
+import re
 import shutil
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +80,23 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+@contextmanager
+def said_once() -> Iterator[None]:
+    """Show a warning once, though several questions give it with other numbers."""
+    shown: set[str] = set()
+    show = warnings.showwarning
+
+    def once(message: Warning | str, *place: Any, **more: Any) -> None:
+        words = re.sub(r"[\d.]+", "#", str(message))
+        if words not in shown:
+            shown.add(words)
+            show(message, *place, **more)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = once
+        yield
 
 
 def check_output(path: str | None) -> None:
@@ -218,8 +238,6 @@ def _csv(rows: Rows, file: Any) -> None:
 
 
 def _to_zarr(result: xr.Dataset, path: str) -> None:
-    import warnings
-
     with warnings.catch_warnings():
         # Zarr 3 has no specification of strings and of consolidated metadata yet; both are only
         # read back by xarray, which would warn of their absence

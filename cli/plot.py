@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
 import click
 
 from . import output
-from .groups import Group
-from .options import (
-    check_workers,
-    chosen_by,
-    compute_options,
-    epochs,
-    selection_options,
-    worker_options,
+from .groups import Group, OneStore
+from .loading import libraries
+from .options import check_workers, compute_options, selection_options
+from .query import HELP, ask, selected
+from .questions import (
+    CRITERION,
+    LAYER,
+    QUESTIONS,
+    RNG_SEED,
+    SPLIT,
+    SUBSETS,
+    THRESHOLD,
+    WINDOW,
+    Question,
 )
-from .query import HELP, ask
-from .questions import CRITERION, LAYER, QUESTIONS, RNG_SEED, THRESHOLD, WINDOW, Question
 
 #: an answer of moments is a matrix a run: there is no figure of it
 DRAWN = [question for question in QUESTIONS if question.name != "moments"]
@@ -40,7 +45,9 @@ def build(question: Question) -> click.Command:
         decorated = add(decorated)
     decorated = selection_options(question.epoch)(decorated)
     decorated = click.argument("store", type=click.Path())(decorated)
-    return click.command(question.name, short_help=question.asks, context_settings=HELP)(decorated)
+    return click.command(
+        question.name, cls=OneStore, short_help=question.asks, context_settings=HELP
+    )(decorated)
 
 
 @click.group("plot", cls=Group, context_settings=HELP)
@@ -56,19 +63,30 @@ def command() -> None:
 
 
 @command.command(
-    "paper", short_help="The panels of the paper's main figure.", context_settings=HELP
+    "paper",
+    cls=OneStore,
+    short_help="The panels of the paper's main figure.",
+    context_settings=HELP,
 )
 @click.argument("store", type=click.Path())
 @selection_options("-1")
 @THRESHOLD
 @CRITERION
 @WINDOW
+@SUBSETS
 @RNG_SEED
+@SPLIT
 @LAYER
 @FILE
-@worker_options
+@compute_options(cached=True)
 def paper(
-    store: str, plot: str, workers: int | None, scheduler: str | None, **options: Any
+    store: str,
+    plot: str,
+    workers: int | None,
+    scheduler: str | None,
+    memory: str | None,
+    explain: bool,
+    **options: Any,
 ) -> None:
     """Draw the panels of the paper's main figure: R², noise and error of subsets, and clones.
 
@@ -77,26 +95,36 @@ def paper(
     """
     check_workers(workers, scheduler)
     output.check_plot(plot)
-    import actstore
-    from actstore import plotting, queries
+    with libraries():
+        import actstore
+        from actstore.queries.explain import answer_within
 
     from . import compute
 
-    chosen = chosen_by(*(options.pop(key) for key in ("width", "seed", "where")))
-    named, epoch = list(options.pop("run")) or None, epochs(options.pop("epoch"))
-    runs = actstore.open(store).sel(run=named, **chosen)
-    runs = runs.narrow(lambda run: run.select(epoch) if len(run.committed) else run)
-    shared = {"rng_seed": options.pop("rng_seed"), "layer": options.pop("layer")}
-    asked = {
-        "reconstruction": queries.reconstruction(runs, **shared),
-        "noise": queries.noise(runs, **shared),
-        "error": queries.error(runs, splits="test", **shared),
-        "scaling": queries.scaling(runs, **options, **shared),
-    }
-    with compute.crew(workers, scheduler) as crew, crew.at_work():
-        answers = {name: answer.compute() for name, answer in asked.items()}
-    plotting.save_paper(answers, plot)
-    click.echo(f"drew {plot}", err=True)
+    runs = selected(store, options)
+    split = options.pop("split")
+    counted = {key: options.pop(key) for key in ("threshold", "criterion", "window")}
+    answers = {}
+    with compute.crew(workers, scheduler) as crew, compute.planning(), output.said_once():
+        bounds = {**crew.bounds(memory), **options, "full": True}
+        for question, chosen in {
+            "reconstruction": {"split": split},
+            "noise": {"split": split},
+            "error": {"splits": [split]},
+            "scaling": {"split": split, **counted},
+        }.items():
+            if explain:
+                plan = actstore.explain(runs, question, **bounds, **chosen)
+                click.echo(f"{question}\n{textwrap.indent(str(plan), '  ')}\n")
+                continue
+            asked = answer_within(runs, question, **bounds, **chosen)
+            with crew.at_work(asked.budget.workers):
+                answers[question] = asked.wanted.compute()
+    if answers:
+        from actstore import plotting
+
+        plotting.save_paper(answers, plot)
+        click.echo(f"drew {plot}", err=True)
 
 
 for _question in DRAWN:

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from . import output
-from .groups import Group
+from .groups import Group, OneStore
 from .loading import libraries
 from .options import (
     check_workers,
@@ -40,7 +40,9 @@ def build(question: Question) -> click.Command:
         decorated = option(decorated)
     decorated = selection_options(question.epoch)(decorated)
     decorated = click.argument("store", type=click.Path())(decorated)
-    return click.command(question.name, short_help=question.asks, context_settings=HELP)(decorated)
+    return click.command(
+        question.name, cls=OneStore, short_help=question.asks, context_settings=HELP
+    )(decorated)
 
 
 def ask(
@@ -60,6 +62,8 @@ def ask(
     saved = options.pop("output")
     output.check_output(saved)
     output.check_plot(plot)
+    if plot and question.name == "moments":
+        raise click.UsageError("moments are matrices: there is no figure of them, so no --plot")
     with libraries():
         import actstore
         from actstore.queries.explain import answer_within
@@ -67,11 +71,7 @@ def ask(
 
     from . import compute
 
-    chosen = chosen_by(*(options.pop(key) for key in ("width", "seed", "where")))
-    named, epoch = list(options.pop("run")) or None, epochs(options.pop("epoch"))
-    store = actstore.open(path).sel(**{"run": named, **chosen})
-    # a run that has only begun has no epoch to choose; the others are asked
-    store = store.narrow(lambda run: run.select(epoch) if len(run.committed) else run)
+    store = selected(path, options)
     if "subset_size" in options:
         options["subset_size"] = _sizes(options["subset_size"])
     if "factors" in options:
@@ -101,6 +101,17 @@ def ask(
         output.save(saved, answer, found, parameters)
     if plot:
         _draw(question.name, answer, plot)
+
+
+def selected(path: str, options: dict[str, Any]) -> Any:
+    """Open a store and narrow it to what the options of a selection say, which are taken out."""
+    import actstore
+
+    chosen = chosen_by(*(options.pop(key) for key in ("width", "seed", "where")))
+    named, epoch = list(options.pop("run")) or None, epochs(options.pop("epoch"))
+    store = actstore.open(path).sel(**{"run": named, **chosen})
+    # a run that has only begun has no epoch to choose; the others are asked
+    return store.narrow(lambda run: run.select(epoch) if len(run.committed) else run)
 
 
 def _explain(plan: Any, form: str) -> None:

@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .groups import OneStore
+from .loading import libraries
 from .options import Numbers, Setting, check_workers, chosen_by, worker_options
+from .output import said_once
 from .questions import CRITERION, LAYER, RNG_SEED, SPLIT, SUBSETS
 
 if TYPE_CHECKING:
     from actstore.report.answers import Progress
 
 
-@click.command("report", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("report", cls=OneStore, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("store", type=click.Path())
 @click.option("-o", "--output", metavar="FILE", required=True, help="The page, .html.")
 @click.option("--width", type=Numbers(), multiple=True, help="Only runs of this width, or 64,256.")
@@ -52,12 +55,13 @@ def command(
 
     \b
     actstore report digits.zarr -o report.html
-    actstore report digits.zarr --threshold 0.98 --criterion paper -o report.html
+    actstore report digits.zarr --threshold 0.98 -o report.html
     """
     check_workers(workers, scheduler)
-    import actstore
-    from actstore.report import save
-    from actstore.report.page import checked
+    with libraries():
+        import actstore
+        from actstore.report import save
+        from actstore.report.page import checked
 
     from . import compute
 
@@ -67,6 +71,7 @@ def command(
         compute.planning(),
         compute.crew(workers, scheduler) as crew,
         crew.at_work(bar=False),  # the report has one of its own
+        said_once(),
         _progress() as progress,
     ):
         save(chosen, output, progress=progress, **options)

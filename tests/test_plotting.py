@@ -752,6 +752,37 @@ def test_plot_paper_draws_all_panels_from_one_store(
     assert b"</svg>" in file.read_bytes()
 
 
+def test_plot_paper_explains_each_of_its_questions_and_draws_nothing(
+    planted_path: Path, tmp_path: Path, cli: Callable[..., Answer]
+) -> None:
+    file = tmp_path / "paper.svg"
+    bounds = ("--memory", "500MB", "--subsets", 5, "--split", "train", "--explain")
+    answer = cli("plot", "paper", planted_path, *bounds, "-o", file)
+    assert answer.code == 0, answer.err
+    said = [line for line in answer.out.splitlines() if line and not line.startswith(" ")]
+    assert said == list(plotting.PAPER)
+    assert answer.out.count("to compute") == len(said)
+    assert not file.exists()
+
+
+def test_plot_without_matplotlib_computes_nothing(
+    tmp_path: Path, cli: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    for asked in (("plot", "scaling"), ("plot", "paper")):
+        answer = cli(*asked, tmp_path / "not even looked for.zarr", "-o", tmp_path / "a.png")
+        assert answer.code == 1
+        assert "pip install 'actstore[plot]'" in answer.err
+
+
+def test_a_second_store_is_refused_with_the_remedy(
+    planted_path: Path, tmp_path: Path, cli: Callable[..., Answer]
+) -> None:
+    answer = cli("plot", "scaling", planted_path, planted_path, "-o", tmp_path / "a.png")
+    assert answer.code == 2
+    assert "'actstore merge' makes one of several" in answer.err
+
+
 def test_plot_without_a_file_or_with_a_wrong_one_computes_nothing(
     planted_path: Path, tmp_path: Path, cli: Callable[..., Answer]
 ) -> None:
