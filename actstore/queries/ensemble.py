@@ -15,10 +15,10 @@ from actstore import schema
 from actstore.errors import InvalidDataError
 from actstore.kernels.ensembles import bias_variance, mcnemar
 from actstore.queries.apply import describe
-from actstore.queries.error import readable
 from actstore.queries.logits import MEMBER, clone_logits, logits_of, same_labels
 from actstore.queries.settings import SETTING, WIDTH, Settings
 from actstore.queries.sources import Data, Source, compared_epochs, last_epoch
+from actstore.queries.subset_errors import readable
 
 Array: TypeAlias = npt.NDArray[Any]
 

@@ -3,55 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import xarray as xr
 
 from actstore import schema
-from actstore.errors import InvalidDataError, InvalidParameterError, NotInStoreError
-from actstore.kernels.fits import DecayLaw, decay_law
-from actstore.kernels.readout import subset_errors
-from actstore.kernels.reconstruction import random_subsets
+from actstore.errors import InvalidParameterError
 from actstore.queries.apply import concat_runs, describe
 from actstore.queries.apply import subset_blocks as blocks_for
-from actstore.queries.graph import SUBSET, Output, over_epochs
+from actstore.queries.graph import Output
 from actstore.queries.parameters import (
     check_positive,
     check_seed_and_ridge,
     subset_sizes,
 )
-from actstore.queries.reconstruction import SIZE, size_coords
-from actstore.queries.refit import REFIT_SUBSET, Counts, refitted, sample_blocks
-from actstore.queries.sources import Data, Source, sources
+from actstore.queries.reconstruction import SIZE
+from actstore.queries.refit import REFIT_SUBSET, refitted
+from actstore.queries.size_law import size_law
+from actstore.queries.sources import Data
+from actstore.queries.subset_errors import SPLIT, errors_of, readable, shares_of
 
-Array: TypeAlias = npt.NDArray[Any]
-
-SPLIT = "split"
-#: times that subsets are drawn anew to see how much γ owes to which were drawn
-RESAMPLES = 25
-
-ERRORS = {
-    name: Output(
-        (SPLIT, SUBSET, SIZE),
-        f"{name.split('_')[0]} of the subset"
-        + (", its part of the logits rescaled by width / size" if "_" in name else ""),
-    )
-    for name in ("error", "loss", "error_rescaled", "loss_rescaled")
-}
 REFIT = {
     "error_refit": Output(
         (SPLIT, REFIT_SUBSET, SIZE), "error of the subset with its readout fitted anew"
     )
-}
-LAW = {
-    "gamma": Output((SPLIT,), "exponent of error - error_inf against subset size"),
-    "gamma_low": Output((SPLIT,), "exponent, low end of its 95 % interval"),
-    "gamma_high": Output((SPLIT,), "exponent, high end of its 95 % interval"),
-    "error_inf": Output((SPLIT,), "error that is left at infinite size"),
-    "window_low": Output((SPLIT,), "smallest subset of the fit", "neurons"),
-    "window_high": Output((SPLIT,), "largest subset of the fit", "neurons"),
 }
 
 
@@ -155,18 +130,17 @@ def error(
     sizes = subset_sizes(subset_size, found)
     results = []
     for source in found:
-        counted = [
-            _counted(source, split, layer, sizes, subsets, rng_seed, blocks_for(found, 4))
-            for split in names
-        ]
+        one = errors_of(
+            source, names, layer, sizes, subsets=subsets, rng_seed=rng_seed,
+            blocks=blocks_for(found, 4),
+        )  # fmt: skip
+        law = size_law(one["error"], sizes, error_inf=error_inf, window=window, rng_seed=rng_seed)
         if refit:
-            counted += refitted(
-                source, fit_split, names, layer, sizes, refit, rng_seed, ridge, cache
-            )
-        one = _shares(
-            source, counted, len(names), sizes, subsets, refit, error_inf, window, rng_seed
-        )
-        results.append(one.assign_coords({SPLIT: names}))
+            counts = refitted(source, fit_split, names, layer, sizes, refit, rng_seed, ridge, cache)
+            lengths = {SPLIT: len(names), REFIT_SUBSET: refit, SIZE: len(sizes)}
+            again = shares_of(source, counts, REFIT, lengths)
+            one = one.assign(again.data_vars).assign_coords({REFIT_SUBSET: np.arange(refit)})
+        results.append(one.assign(law.data_vars))
     return describe(
         concat_runs(results, found),
         "error",
@@ -180,151 +154,4 @@ def error(
         window=window,
         rng_seed=rng_seed,
         ridge=ridge,
-    )
-
-
-def readable(data: Data, *, layer: str, splits: Sequence[str]) -> list[Source]:
-    """Return the sources whose samples, labels and readout can be read.
-
-    Raises
-    ------
-    InvalidDataError
-        If the data are not a store, or the layer is not the input of the readout.
-    NotInStoreError
-        If a run lacks its readout or a split.
-    InvalidParameterError
-        If there is no split.
-    """
-    if not splits:
-        raise InvalidParameterError("no split was given; 'train' and 'test' are the usual ones")
-    found = sources(data, split=splits[0], layer=layer)
-    for source in found:
-        if source.run is None:
-            raise InvalidDataError(
-                "errors were asked of a dataset, which has no readout; ask them of a store"
-            )
-        if not source.run.has_readout:
-            raise NotInStoreError(
-                f"run {source.name!r} was recorded without its readout, so errors of subsets "
-                "cannot be counted; record it with the readout"
-            )
-        taken = source.run.array(f"{schema.READOUT}/{schema.WEIGHT}").shape[-1]
-        if taken != source.width:
-            raise InvalidDataError(
-                f"layer {layer!r} of run {source.name!r} has {source.width} neurons and its "
-                f"readout takes {taken}; name the layer that the readout reads"
-            )
-        for split in splits:
-            source.run.check(split, layer)
-    return found
-
-
-def _counted(
-    source: Source,
-    split: str,
-    layer: str,
-    sizes: Sequence[int],
-    subsets: int,
-    rng_seed: int,
-    blocks: int,
-) -> Counts:
-    """Return wrong samples and summed losses of each block of samples."""
-    assert source.run is not None
-    recorded = source.run.dataset(split, layer)
-    readout = source.run.readout()
-    width = source.width  # a closure over the source would carry its data
-    exist = np.flatnonzero(np.asarray(sizes) <= width)
-    wanted = np.asarray(sizes)[exist].tolist()
-
-    def kernel(
-        _epoch: int, x: Array, label: Array, weight: Array, bias: Array, numbers: Array
-    ) -> tuple[Array]:
-        orders = random_subsets(width, subsets=subsets, seed=rng_seed)[numbers]
-        out = np.full((len(numbers), len(ERRORS), len(sizes)), np.nan)
-        # a run narrower than every size that was asked for has nothing to count
-        for k, rescale in ((0, False), (2, True)) if wanted else ():
-            found = subset_errors(
-                x, label, weight, bias, orders=orders, sizes=wanted, rescale=rescale
-            )
-            out[:, k, exist] = found.wrong
-            out[:, k + 1, exist] = found.loss * len(label)
-        return (out,)
-
-    parts = [
-        over_epochs(
-            kernel,
-            [block[schema.ACTIVATIONS], block[schema.LABEL], *readout.data_vars.values()],
-            {"counts": Output(("kind", SIZE), "wrong samples and summed losses")},
-            epochs=source.epochs,
-            sizes={SIZE: len(sizes), "kind": len(ERRORS)},
-            subsets=subsets,
-            blocks=blocks,
-        )
-        for block in sample_blocks(recorded)
-    ]
-    return Counts([part["counts"] for part in parts], recorded.sizes[schema.SAMPLE])
-
-
-def _widened(fit: DecayLaw, drawn: Sequence[float]) -> tuple[float, float]:
-    """Return the interval of γ with the spread of γ over subsets drawn anew, in quadrature."""
-    finite = np.asarray(drawn)[np.isfinite(drawn)]
-    reach = 1.96 * finite.std(ddof=1) if len(finite) > 1 else 0.0
-    low = fit.gamma - np.hypot(fit.gamma - fit.low, reach)
-    return max(0.0, low) if np.isfinite(low) else low, fit.gamma + np.hypot(
-        fit.high - fit.gamma, reach
-    )
-
-
-def _shares(
-    source: Source,
-    counted: Sequence[Counts],
-    splits: int,
-    sizes: Sequence[int],
-    subsets: int,
-    refit: int,
-    error_inf: float | None,
-    window: tuple[float, float] | None,
-    rng_seed: int,
-) -> xr.Dataset:
-    """Put blocks and splits together, and fit the decay of the mean error over subset sizes."""
-    low_high = window or (2.0, float(max(sizes)))
-    samples = [one.samples for one in counted]
-    lengths = [len(one.parts) for one in counted]
-
-    def kernel(_epoch: int, *parts: Array) -> tuple[Array, ...]:
-        rng = np.random.default_rng(rng_seed)
-        left = iter(parts)
-        shares = [
-            sum(next(left) for _ in range(n)) / count
-            for n, count in zip(lengths, samples, strict=True)
-        ]
-        means = np.stack(shares[:splits])  # (split, subset, kind, size)
-        law = []
-        for errors in means[:, :, 0]:  # (subset, size)
-            held = np.isfinite(errors[0])
-            w = np.asarray(sizes, float)[held]
-            fit = decay_law(w, errors[:, held].mean(0), error_inf=error_inf, window=low_high)
-            drawn = [
-                decay_law(w, errors[again][:, held].mean(0), error_inf=error_inf, window=low_high)
-                for again in (rng.integers(subsets, size=subsets) for _ in range(RESAMPLES))
-                if np.isfinite(fit.gamma)
-            ]
-            low, high = _widened(fit, [one.gamma for one in drawn])
-            law.append((fit.gamma, low, high, fit.error_inf, *fit.window))
-        again = [np.stack(shares[splits:])] if refit else []
-        return *np.moveaxis(means, 2, 0), *again, *np.asarray(law, float).T
-
-    outputs = {**ERRORS, **(REFIT if refit else {}), **LAW}
-    return over_epochs(
-        kernel,
-        [part for one in counted for part in one.parts],
-        outputs,
-        epochs=source.epochs,
-        sizes={SPLIT: splits, SUBSET: subsets, SIZE: len(sizes), REFIT_SUBSET: refit},
-    ).assign_coords(
-        {
-            **size_coords(sizes),
-            SUBSET: np.arange(subsets),
-            **({REFIT_SUBSET: np.arange(refit)} if refit else {}),
-        }
     )
