@@ -15,6 +15,7 @@ from scipy.linalg import blas, eigh, lapack
 
 from actstore.errors import InvalidDataError, InvalidParameterError
 from actstore.kernels.independence import residual_correlations
+from actstore.kernels.unlocked import add_gram
 
 # Private noise is never let below this share of a neuron's variance: the likelihood may grow
 # without bound as one of them goes to 0 (a Heywood case).
@@ -249,7 +250,8 @@ def _wishart(
     bartlett = np.tril(rng.standard_normal((n, len(diagonal))), -1)
     bartlett[diagonal, diagonal] = np.sqrt(rng.chisquare(dof - diagonal))
     factor = blas.dtrmm(1.0, root, bartlett, lower=1)
-    comoment = blas.dsyrk(1.0, factor, lower=1)
+    comoment = np.zeros((n, n), order="F")
+    add_gram(comoment, factor)
     return np.asarray(np.tril(comoment) + np.tril(comoment, -1).T)
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.linalg import blas, eigvalsh, lapack
+from scipy.linalg import blas, lapack
 
 from actstore.kernels.reconstruction import check_sizes, permuted, prefix_factor, ridge_of
 from actstore.kernels.unlocked import add_gram, solve_right
@@ -221,7 +221,7 @@ def _largest_eigenvalue(residual: NDArray[np.float64], scale: NDArray[np.float64
     m = len(residual)
     if m <= _DENSE:
         # The rows of neurons that are counted out are zero: they add eigenvalues of 0 only.
-        return float(eigvalsh(residual * np.outer(scale, scale), lower=True)[-1])
+        return float(np.linalg.eigvalsh(residual * np.outer(scale, scale))[-1])
     # imported where it is used: it takes as long as a query does
     from scipy.sparse.linalg import LinearOperator, eigsh
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_solve, eigh, lapack
+from scipy.linalg import cho_solve, lapack
 
 from actstore.errors import InvalidDataError, InvalidParameterError
 from actstore.kernels.moments import Moments
@@ -266,7 +266,7 @@ def prefix_factor(
             corner = rows[start:stop, start:stop]
             corner *= _CORNER[: len(corner), : len(corner)]
         return np.asarray(factor)
-    values, vectors = eigh(comoment, check_finite=False)
+    values, vectors = np.linalg.eigh(comoment)
     if values[0] < -1e-8 * values[-1]:
         raise InvalidDataError(
             f"the co-moment has the negative eigenvalue {values[0]:.3g}, so it is not the "

@@ -2,7 +2,6 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import eigvalsh
 
 from actstore.errors import InvalidDataError, InvalidParameterError
 
@@ -36,7 +35,7 @@ def spectrum(comoment: NDArray[np.float64], count: int) -> NDArray[np.float64]:
     if not len(comoment):
         return np.empty(0)
     # Round-off puts the zero eigenvalues of a layer of lower rank on either side of 0.
-    return np.maximum(eigvalsh(comoment)[::-1], 0.0) / (count - 1)
+    return np.maximum(np.linalg.eigvalsh(comoment)[::-1], 0.0) / (count - 1)
 
 
 def participation_ratio(eigenvalues: NDArray[np.float64]) -> float:
