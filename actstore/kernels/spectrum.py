@@ -35,7 +35,8 @@ def spectrum(comoment: NDArray[np.float64], count: int) -> NDArray[np.float64]:
     if not len(comoment):
         return np.empty(0)
     # Round-off puts the zero eigenvalues of a layer of lower rank on either side of 0.
-    return np.maximum(np.linalg.eigvalsh(comoment)[::-1], 0.0) / (count - 1)
+    values: NDArray[np.float64] = np.linalg.eigvalsh(comoment)[::-1]
+    return np.maximum(values, 0.0) / (count - 1)
 
 
 def participation_ratio(eigenvalues: NDArray[np.float64]) -> float:
