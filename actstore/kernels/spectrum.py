@@ -35,7 +35,7 @@ def spectrum(comoment: NDArray[np.float64], count: int) -> NDArray[np.float64]:
     if not len(comoment):
         return np.empty(0)
     # Round-off puts the zero eigenvalues of a layer of lower rank on either side of 0.
-    values: NDArray[np.float64] = np.linalg.eigvalsh(comoment)[::-1]
+    values = np.asarray(np.linalg.eigvalsh(comoment)[::-1], dtype=np.float64)
     return np.maximum(values, 0.0) / (count - 1)
 
 
