@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import sys
+import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
 Rows = list[dict[str, Any]]
+#: words of a heading; "n clones" is one
+_WORDS = re.compile(r"(?:\bn )?\S+")
 #: columns of a table
 WIDTH = 80
 
@@ -150,7 +153,7 @@ def table(rows: Rows, columns: Sequence[str]) -> str:
         k for k, column in enumerate(kept)
         if len(rows) > 1 and column != "n_clones" and len({row[k] for row in cells}) == 1
     ]  # fmt: skip
-    said = ", ".join(f"{_head(kept[k])} {cells[0][k]}" for k in same)
+    said = textwrap.fill(", ".join(f"{_head(kept[k])} {cells[0][k]}" for k in same), WIDTH)
     left = [k for k in range(len(kept)) if k not in same]
     narrow = [kept[k] for k in left]
     groups: dict[str, list[list[str]]] = {}
@@ -219,7 +222,7 @@ def _heads(heads: Sequence[str], cells: Sequence[list[str]]) -> list[list[str]]:
     for k, head in enumerate(heads):
         room = max(7, *(len(row[k]) for row in cells))
         lines = [""]
-        for word in head.split():
+        for word in _WORDS.findall(head):
             if lines[-1] and len(lines[-1]) + 1 + len(word) > room:
                 lines.append("")
             lines[-1] = f"{lines[-1]} {word}".strip()
