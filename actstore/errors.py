@@ -53,6 +53,14 @@ class CaptureError(ActstoreError, RuntimeError):
     """The recorder did not capture what it was asked to capture."""
 
 
+class DatasetNotFoundError(ActstoreError, FileNotFoundError):
+    """A data set is not on this machine."""
+
+
+class WorkerLostError(ActstoreError, RuntimeError):
+    """A process that worked for this one ended without saying why."""
+
+
 class MissingExtraError(ActstoreError, ImportError):
     """An optional dependency is not installed."""
 

@@ -177,6 +177,18 @@ def kept(attributes: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(attributes.get("keep", (ACTIVATIONS,)))
 
 
+def kept_in_words(attributes: Mapping[str, Any]) -> str:
+    """Return what a run of these attributes keeps of a layer, for a person.
+
+    Examples
+    --------
+    >>> kept_in_words({}), kept_in_words({"keep": ["activations"], "keep_bits": 10})
+    ('activations', 'activations of 10 bits')
+    """
+    bits = attributes.get("keep_bits")
+    return " and ".join(kept(attributes)) + ("" if bits is None else f" of {bits} bits")
+
+
 def describe(name: str) -> dict[str, Any]:
     """Return ``long_name`` and ``units`` of a variable, for its attributes."""
     long_name, units = LABELS.get(name, (name.replace("_", " "), "1"))

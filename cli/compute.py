@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from actstore._version import __version__
-from actstore.errors import ActstoreError, MissingExtraError
+from actstore.errors import ActstoreError, MissingExtraError, WorkerLostError
 
 from .options import runs_elsewhere
 
@@ -210,7 +210,7 @@ def _losses(address: str | None) -> Iterator[None]:
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         raise
     except KilledWorker as error:
-        raise ActstoreError(
+        raise WorkerLostError(
             "a worker process was lost each time it computed the same part of the answer, most "
             "likely for want of memory; give --memory, or fewer workers"
         ) from error

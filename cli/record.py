@@ -114,6 +114,26 @@ def _values(
 @click.option("--download", is_flag=True, help="Download a data set that is missing.")
 @click.option("--resume", is_flag=True, help="Skip complete runs and continue interrupted ones.")
 @click.option("--overwrite", is_flag=True, help="Train anew what the store already holds.")
+@click.option(
+    "--keep",
+    type=click.Choice(["activations", "moments"]),
+    default="activations",
+    show_default=True,
+    help="What to store of a layer. Moments take 2 W / N of the space, and answer what needs no "
+    "samples.",
+)
+@click.option(
+    "--moments",
+    is_flag=True,
+    help="Store moments beside the activations, so that the first query reads none.",
+)
+@click.option(
+    "--keep-bits",
+    type=click.IntRange(1, 23),
+    metavar="N",
+    help="Round activations to N bits of mantissa: 10, as in float16, take half the space.",
+)
+@click.option("--durable", is_flag=True, help="Let every epoch outlive a power failure (fsync).")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option(
     "--jobs",
@@ -152,6 +172,10 @@ def command(
     download: bool,
     resume: bool,
     overwrite: bool,
+    keep: str,
+    moments: bool,
+    keep_bits: int | None,
+    durable: bool,
     device: str,
     jobs: int,
     amp: bool,
@@ -187,18 +211,18 @@ def command(
         chosen = own_recipe(model, data)
     plans = plan_sweep(
         chosen, widths=widths, seeds=seeds, values=values, epochs=epochs, schedule=schedule,
-        amp=amp, until=until,
+        amp=amp, until=until, keep=keep, moments=moments, keep_bits=keep_bits,
     )  # fmt: skip
     if explain:
         from .record_explain import explained
 
-        click.echo(explained(plans))
+        click.echo(explained(plans, data_dir=data_dir))
         return
     try:
         record_plans(
-            store, plans, resume=resume, overwrite=overwrite, device=device, jobs=jobs,
-            compiled=compiled, data_dir=data_dir, download=download, log_format=log_format,
-            quiet=quiet,
+            store, plans, resume=resume, overwrite=overwrite, durable=durable, device=device,
+            jobs=jobs, compiled=compiled, data_dir=data_dir, download=download,
+            log_format=log_format, quiet=quiet,
         )  # fmt: skip
     except KeyboardInterrupt:
         said = interrupted(store, plans)
@@ -213,6 +237,7 @@ def record_plans(
     *,
     resume: bool = False,
     overwrite: bool = False,
+    durable: bool = False,
     device: str = "auto",
     jobs: int = 1,
     compiled: bool = False,
@@ -232,6 +257,7 @@ def record_plans(
             plans,
             resume=resume,
             overwrite=overwrite,
+            durable=durable,
             device=device,
             jobs=jobs,
             compiled=compiled,

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from actstore.training import RunPlan
 
 
-def explained(plans: Sequence[RunPlan]) -> str:
-    """Return the settings, the epochs to record, and each run with its number of parameters."""
+def explained(plans: Sequence[RunPlan], *, data_dir: str | None = None) -> str:
+    """Return settings, epochs to record, each run's number of parameters, and bytes to store."""
     import torch
 
     lines = []
@@ -22,7 +22,24 @@ def explained(plans: Sequence[RunPlan]) -> str:
                 model = plan.recipe.model(plan.width, **plan.recipe.model_keywords)
             count = sum(parameter.numel() for parameter in model.parameters())
             lines.append(f"  {plan.name}: {count:,} parameters")
-    return "\n".join(lines)
+    return "\n".join([*lines, f"to store: {_bytes(plans, data_dir)}"])
+
+
+def _bytes(plans: Sequence[RunPlan], data_dir: str | None) -> str:
+    """Say how much will be stored, if the data sets, whose samples are counted, are there."""
+    import torch
+
+    from actstore.errors import DatasetNotFoundError
+    from actstore.training.run import Data
+
+    from .record_progress import describe_bytes
+
+    data = Data(torch.device("cpu"), data_dir)
+    try:
+        total = sum(plan.estimated_bytes(data.splits(plan.recipe)) for plan in plans)
+    except DatasetNotFoundError as error:
+        return f"unknown, because {error}"
+    return f"about {describe_bytes(total)} uncompressed"
 
 
 def _settings(plan: RunPlan) -> str:
@@ -33,4 +50,4 @@ def _settings(plan: RunPlan) -> str:
         if key not in plan.hyper_parameters and value not in ("", 0)
     ]
     epochs = ", ".join(map(str, plan.schedule.epochs(plan.epochs)))
-    return f"{', '.join(told)}\nepochs recorded: {epochs}"
+    return f"{', '.join(told)}\nepochs recorded: {epochs}; of each layer: {plan.kept}"

@@ -10,11 +10,16 @@ import torchvision
 from PIL import Image
 from torch import nn
 
-from actstore.errors import InvalidParameterError, MissingExtraError, StoreCorruptError
+from actstore.errors import (
+    DatasetNotFoundError,
+    InvalidParameterError,
+    MissingExtraError,
+    StoreCorruptError,
+)
 from actstore.storage.catalogue import Catalogue
 from actstore.training import RECIPES, Settings, Silent, plan_sweep, record_sweep
 from actstore.training import datasets as built_in_data
-from actstore.training.folders import DatasetNotFoundError, read_idx
+from actstore.training.folders import read_idx
 from actstore.training.loop import Training
 from actstore.training.settings import learning_rate
 from actstore.training.splits import Split
@@ -622,6 +627,7 @@ def test_a_sweep_is_explained_without_data_or_store(tmp_path, monkeypatch):
     assert "learning_rate=0.1" in result.stdout
     assert "epochs recorded: 0, 1, 2, 5, 10" in result.stdout
     assert "width=640,weight_decay=0.0005,seed=0: 36,479,194 parameters" in result.stdout
+    assert "to store: unknown, because CIFAR" in result.stdout
     assert not list(tmp_path.iterdir())
 
 

@@ -1,16 +1,20 @@
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import zarr
 from actstore.cli.options import parse_value
 from actstore.cli.record import RECIPES as NAMED
 from actstore.cli.record import command, command_line
 from actstore.cli.record_progress import describe_bytes
 from click.testing import CliRunner
 
+import actstore
 from actstore.errors import InvalidParameterError, RunExistsError
 from actstore.storage.catalogue import Catalogue
 from actstore.training import RECIPES
@@ -102,9 +106,71 @@ def test_existing_runs_need_a_word(here):
     assert "recording 1 run into" in run(*arguments, "--overwrite").stderr
 
 
+SMALL = ("--recipe", "digits", "--width", "8", "--epochs", "1", "--quiet")
+
+
+@pytest.mark.parametrize(
+    ("flags", "kept"),
+    [
+        ((), {"keep": ["activations"]}),
+        (("--moments",), {"keep": ["activations", "moments"]}),
+        (("--keep", "moments"), {"keep": ["moments"]}),
+        (("--keep-bits", "7"), {"keep": ["activations"], "keep_bits": 7}),
+    ],
+)
+def test_what_is_kept_is_what_was_asked_and_what_a_resumed_sweep_must_ask(here, flags, kept):
+    assert run("d.zarr", *SMALL, *flags).exit_code == 0
+    store = actstore.open("d.zarr")
+    found = store.only()
+    assert {key: found.attrs[key] for key in ("keep", "keep_bits") if key in found.attrs} == kept
+    epochs = len(found.committed)
+    assert store.explain("spectrum").cached_epochs == epochs * ("moments" in kept["keep"])
+    if "keep_bits" in kept:
+        bits = np.asarray(found.dataset("test").activations).view(np.uint32)
+        assert not (bits & (2 ** (23 - 7) - 1)).any()
+    other = ("--keep-bits", "5")
+    with pytest.raises(RunExistsError, match=r"keeps .*, and activations of 5 bits is asked for"):
+        run("d.zarr", *SMALL, *other, "--resume")
+    assert run("d.zarr", *SMALL, *flags, "--resume").exit_code == 0
+
+
+def test_an_interrupted_run_is_resumed_with_what_it_keeps_only(here):
+    again = ("--recipe", "digits", "--width", "8", "--epochs", "2", "--schedule", "every:1")
+    assert run("d.zarr", *again, "--keep", "moments", "--quiet").exit_code == 0
+    run_group = zarr.open_group("d.zarr", mode="r+")[Catalogue("d.zarr").only().name]
+    run_group.attrs["complete"] = False  # as if it had been interrupted
+    with pytest.raises(RunExistsError, match="keeps moments, and activations and moments is asked"):
+        run("d.zarr", *again, "--moments", "--resume")
+
+
+@pytest.mark.parametrize("flags", [(), ("--moments",), ("--keep", "moments")])
+def test_bytes_are_told_before_anything_trains_as_they_are_then_stored(here, flags):
+    wide = ("--recipe", "digits", "--width", "64", "--epochs", "2", "--schedule", "every:1")
+    told = run("d.zarr", *wide, *flags, "--explain").stdout.splitlines()[-1]
+    assert not os.path.exists("d.zarr")
+    said = re.fullmatch(r"to store: about (.*) uncompressed", told)[1]
+    assert f"about {said} uncompressed" in run("d.zarr", *wide, *flags).stderr
+    held = zarr.open_group("d.zarr", mode="r")[Catalogue("d.zarr").only().name]
+    layers = [member for path, member in held.members(max_depth=None) if "/last_hidden/" in path]
+    stored = sum(layer.nbytes for layer in layers if isinstance(layer, zarr.Array))
+    number, unit = said.split()
+    assert stored == pytest.approx(float(number) * {"kB": 1e3, "MB": 1e6}[unit], rel=0.01)
+
+
+def test_durable_recordings_are_brought_to_the_disk(here, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    assert run("d.zarr", *SMALL).exit_code == 0
+    assert not synced
+    assert run("e.zarr", *SMALL, "--durable").exit_code == 0
+    assert synced
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--recipe", "digits", "--keep", "both"], "'both' is not one of 'activations', 'moments'"),
+        (["--recipe", "digits", "--keep-bits", "24"], "24 is not in the range 1<=x<=23"),
         ([], "give either --recipe, or both --model and --data"),
         (["--recipe", "digits", "--model", "own:net"], "give either --recipe"),
         (["--model", "own:net"], "both --model and --data"),

@@ -497,3 +497,33 @@ def test_without_a_thread_the_epoch_is_committed_at_the_end_of_its_block(store, 
     with Recorder(store, model, epochs=1, background=False) as recorder:
         recorder.record(1, test=loader)
         assert recorder.committed == (1,)
+
+
+def test_a_training_that_ends_early_is_complete_at_its_last_epoch(store, model, loader):
+    with Recorder(store, model, epochs=9, schedule="1,2,5,9") as recorder:
+        recorder.record(1, test=loader)
+        recorder.end_at(20)  # no later than it was planned
+        assert recorder.planned == (1, 2, 5, 9)
+        recorder.end_at(4)
+        assert recorder.planned == (1, 2, 4)
+        assert not recorder.due(5)
+        for epoch in (2, 4):
+            recorder.record(epoch, test=loader)
+        with pytest.raises(InvalidParameterError, match="epoch 3 was to be the last, and epoch 4"):
+            recorder.end_at(3)
+    assert Catalogue(store).only().complete
+
+
+@pytest.mark.parametrize(
+    ("begun", "asked"),
+    [({}, {"moments": True}), ({}, {"keep_bits": 10}), ({"keep_bits": 10}, {"keep_bits": 12})],
+)
+def test_a_run_is_continued_with_what_it_keeps_or_refused(store, model, loader, begun, asked):
+    options = {"epochs": 2, "schedule": "1,2"}
+    with Recorder(store, model, **options, **begun) as recorder:
+        recorder.record(1, test=loader)
+    with pytest.raises(InvalidDataError, match="and it was to be continued with"):
+        Recorder(store, model, **options, **asked, resume=True)
+    with Recorder(store, model, **options, **begun, resume=True) as recorder:
+        recorder.record(2, test=loader)
+    assert Catalogue(store).only().complete

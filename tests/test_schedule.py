@@ -66,3 +66,15 @@ def test_estimated_bytes_are_those_of_the_arrays():
     readout = 10 * (5 * 64 + 5) * 4
     widths = {"last_hidden": 64, "block": 32}
     assert estimate_bytes(samples, widths=widths, slots=10, outputs=5) == activations + readout
+
+
+def test_moments_take_two_widths_a_sample_of_the_space() -> None:
+    samples, widths = {"train": 50_000, "test": 10_000}, {"last_hidden": 256, "block3": 64}
+    both = ("activations", "moments")
+    kept = {
+        keep: estimate_bytes(samples, widths=widths, slots=3, keep=keep)
+        for keep in (("activations",), ("moments",), both)
+    }
+    matrices = 3 * 2 * 8 * sum(w * w + w + 1 for w in widths.values())  # slots, splits, float64
+    assert kept["moments",] == matrices
+    assert kept[both] == matrices + kept["activations",]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 from collections.abc import Callable, Iterable, Mapping
@@ -12,6 +13,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from actstore import schema
 from actstore.errors import CaptureError, InvalidParameterError
 
 _SHOWN = 12  # names listed in an error: enough to recognise one's model, short enough to read
@@ -129,6 +131,30 @@ def get_module(model: nn.Module, path: str) -> nn.Module:
             f"no module {path!r} in {type(model).__name__}; it has {names(model, near=path)}"
         )
     return modules[path]
+
+
+def find_layers(
+    model: nn.Module, readout: str | None, layers: Mapping[str, str] | None
+) -> tuple[str | None, dict[str, Tap]]:
+    """Return the readout to store, and where each layer is read; see :class:`Recorder`.
+
+    A readout is stored where it reads a recorded layer: only then can errors of subsets be
+    computed from the two.
+
+    Raises
+    ------
+    InvalidParameterError
+        If a module does not exist, or there is neither a readout nor a layer.
+    """
+    if layers is None or readout is not None:
+        readout = find_readout(model, readout)
+    else:
+        with contextlib.suppress(InvalidParameterError):  # the layers say what is recorded
+            readout = find_readout(model)
+    wanted = layers or {schema.DEFAULT_LAYER: str(readout)}
+    taps = find_taps(model, wanted, readout=readout)
+    reads = str(taps.get(schema.DEFAULT_LAYER)) == f"{readout}:input"
+    return readout if reads else None, taps
 
 
 def find_taps(

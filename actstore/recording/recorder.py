@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, Self
@@ -16,8 +15,7 @@ from actstore.recording.background import BackgroundWriter
 from actstore.recording.capture import (
     Capture,
     Pool,
-    find_readout,
-    find_taps,
+    find_layers,
     readout_arrays,
     run_width,
     unwrap,
@@ -93,6 +91,8 @@ class Recorder:
         epoch is due.
     overwrite
         Replace a run of the same name.
+    durable
+        Bring every epoch to the disk before it is committed, so that it outlives a power failure.
     background
         Write in a thread while the training goes on. An error of the writer is then raised
         by the next call, at the latest when the recorder closes.
@@ -104,7 +104,7 @@ class Recorder:
         Layer name → where it is read.
     schedule : Schedule
     planned : tuple of int
-        Epochs that the schedule chooses beforehand.
+        Epochs that the schedule chooses beforehand, up to the last one (see :meth:`end_at`).
     ranks : Ranks or None
         The processes of a distributed training.
     run : str
@@ -152,29 +152,16 @@ class Recorder:
         provenance: Mapping[str, Any] | None = None,
         resume: bool = False,
         overwrite: bool = False,
+        durable: bool = False,
         background: bool = True,
     ) -> None:
-        if resume and overwrite:
-            raise InvalidParameterError(
-                "resume and overwrite were both given; choose whether what is stored is continued "
-                "or replaced"
-            )
         self.keep = what_is_kept(keep, moments=moments, keep_bits=keep_bits)
         self.model = model
         self.schedule = Schedule.of(schedule)
         self.planned = self.schedule.epochs(epochs)
         inner = unwrap(model)
-        if layers is None or readout is not None:
-            readout = find_readout(inner, readout)
-        else:
-            with contextlib.suppress(InvalidParameterError):  # the layers say what is recorded
-                readout = find_readout(inner)
-        taps = find_taps(inner, layers or {schema.DEFAULT_LAYER: str(readout)}, readout=readout)
-        # A readout is stored where it reads a recorded layer: only then can errors of subsets
-        # be computed from the two.
-        reads = str(taps.get(schema.DEFAULT_LAYER)) == f"{readout}:input"
-        self.readout = readout if reads else None
-        self._readout = inner.get_submodule(readout) if reads and readout else None
+        self.readout, taps = find_layers(inner, readout, layers)
+        self._readout = inner.get_submodule(self.readout) if self.readout else None
         self.layers = {layer: str(tap) for layer, tap in taps.items()}
         self._taps, self._pool = taps, pool
         self.width = run_width(self._readout, width, name=self.readout, layers=self.layers)
@@ -198,6 +185,7 @@ class Recorder:
             ),
             resume=resume,
             overwrite=overwrite,
+            durable=durable,
         )
         self._background = BackgroundWriter() if background else None
         self._labels: dict[str, Array] = {}
@@ -245,6 +233,21 @@ class Recorder:
         return epoch in self.planned or (
             train_error == 0 and self.schedule.at_zero_train_error and not self._interpolated
         )
+
+    def end_at(self, epoch: int) -> None:
+        """End early: let ``epoch`` be the last one, and none that was planned after it be due.
+
+        Raises
+        ------
+        InvalidParameterError
+            If a later epoch is recorded already.
+        """
+        if epoch < self._last:
+            raise InvalidParameterError(
+                f"epoch {epoch} was to be the last, and epoch {self._last} is recorded; end there"
+            )
+        if epoch < self.planned[-1]:
+            self.planned = (*(one for one in self.planned if one < epoch), epoch)
 
     @contextmanager
     def epoch(self, epoch: int) -> Iterator[EpochSnapshot]:

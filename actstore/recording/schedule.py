@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from actstore import schema
 from actstore.errors import InvalidParameterError
 
 #: the epochs that the paper's authors kept of their 200
@@ -126,7 +127,12 @@ def _number(text: str) -> float:
 
 
 def estimate_bytes(
-    samples: Mapping[str, int], *, widths: Mapping[str, int], slots: int, outputs: int = 0
+    samples: Mapping[str, int],
+    *,
+    widths: Mapping[str, int],
+    slots: int,
+    outputs: int = 0,
+    keep: Sequence[str] = (schema.ACTIVATIONS,),
 ) -> int:
     """Return the bytes that one run will write, before compression.
 
@@ -140,12 +146,18 @@ def estimate_bytes(
         Epochs to record.
     outputs
         Outputs of the readout, whose weight and bias are stored at every epoch.
+    keep
+        What is stored of a layer: activations (float32), moments (float64) or both.
 
     Examples
     --------
     >>> estimate_bytes({"train": 800, "test": 997}, widths={"last_hidden": 256}, slots=10)
     18401280
     """
-    neurons = sum(widths.values())
-    readout = outputs * (max(widths.values(), default=0) + 1)
-    return 4 * slots * (sum(samples.values()) * neurons + readout)
+    readout = 4 * outputs * (max(widths.values(), default=0) + 1)
+    layers = 0
+    if schema.ACTIVATIONS in keep:
+        layers += 4 * sum(samples.values()) * sum(widths.values())
+    if schema.MOMENTS in keep:
+        layers += 8 * len(samples) * sum(1 + w + w**2 for w in widths.values())
+    return slots * (layers + readout)

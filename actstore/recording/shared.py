@@ -17,6 +17,7 @@ from actstore.kernels.moments import Moments
 from actstore.recording.kept import Recorded
 from actstore.recording.ranks import Ranks, block_edges, sample_order
 from actstore.storage import layout
+from actstore.storage.cleaning import files_of_group
 from actstore.storage.location import StorePath, open_root
 from actstore.storage.shards import Blocks, write_epoch
 from actstore.storage.snapshot import check_finite
@@ -48,6 +49,8 @@ class SharedSink:
         On rank 0, unless the run is complete.
     planned
         Epochs of a complete run.
+    durable
+        Whether every rank brings its block to the disk before the epoch is committed.
     """
 
     def __init__(
@@ -57,10 +60,12 @@ class SharedSink:
         store: StorePath,
         run: str,
         planned: tuple[int, ...],
+        *,
+        durable: bool = False,
     ) -> None:
         self._writer = writer
         self._ranks = ranks
-        self._store, self._run = store, run
+        self._store, self._run, self._durable = store, run, durable
         mine = (True, writer.committed) if writer is not None else (False, planned)
         self.open: bool
         self.committed: tuple[int, ...]
@@ -176,7 +181,7 @@ class SharedSink:
         """Write this rank's blocks; return when every rank has written its own."""
         problem: Exception | None = None
         try:
-            run: Any = open_root(self._store, mode="r+")[self._run]
+            run: Any = open_root(self._store, mode="r+", durable=self._durable)[self._run]
             for split, layers in sorted(arrays.items()):
                 samples, places = order[split]
                 for layer, x in sorted(layers.items()):
@@ -186,6 +191,7 @@ class SharedSink:
                     block = self._ranks.send_rows(x, places, edges)
                     if len(block):
                         write_epoch(array, slot, block, first=edges[self._ranks.rank])
+            files_of_group(run).sync()
         except Exception as error:
             problem = error
         raise_first(self._ranks.share(problem))

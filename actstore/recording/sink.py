@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from actstore import schema
-from actstore.errors import InvalidDataError, NotInStoreError, RunExistsError
+from actstore.errors import InvalidDataError, InvalidParameterError, NotInStoreError, RunExistsError
 from actstore.recording.kept import Recorded
 from actstore.recording.ranks import Ranks
 from actstore.recording.shared import SharedSink, raise_first
-from actstore.storage.location import StorePath
+from actstore.storage.location import StorePath, open_root
 from actstore.storage.writer import RunWriter
 
 
@@ -76,6 +76,7 @@ def open_sink(
     attributes: Mapping[str, Any],
     resume: bool,
     overwrite: bool,
+    durable: bool = False,
 ) -> Sink:
     """Begin a run, or continue one; with several ranks, all of them at once.
 
@@ -85,8 +86,17 @@ def open_sink(
         If the store holds the run and it is neither to be continued nor to be replaced.
     InvalidDataError
         If the run to continue keeps something else of its layers.
+    InvalidParameterError
+        If it is both to be continued and to be replaced.
     """
-    begin = functools.partial(_begin, store, run, slots=slots, attributes=attributes)
+    if resume and overwrite:
+        raise InvalidParameterError(
+            "resume and overwrite were both given; choose whether what is stored is continued or "
+            "replaced"
+        )
+    begin = functools.partial(
+        _begin, store, run, slots=slots, attributes=attributes, durable=durable
+    )
     ranks = Ranks.find()
     if ranks is None:
         return OwnSink(begin(resume=resume, overwrite=overwrite), planned)
@@ -97,7 +107,7 @@ def open_sink(
         except Exception as error:
             problem = error
     raise_first(ranks.share(problem)[:1])
-    return SharedSink(writer, ranks, store, run, planned)
+    return SharedSink(writer, ranks, store, run, planned, durable=durable)
 
 
 def _begin(
@@ -108,24 +118,28 @@ def _begin(
     attributes: Mapping[str, Any],
     resume: bool,
     overwrite: bool,
+    durable: bool,
 ) -> RunWriter | None:
     """Open the writer of a run; None when the one to continue is complete."""
-    create = functools.partial(RunWriter.create, store, run, slots=slots, attributes=attributes)
+    create = functools.partial(
+        RunWriter.create, store, run, slots=slots, attributes=attributes, durable=durable
+    )
     if not resume:
         return create(overwrite=overwrite)
     with contextlib.suppress(RunExistsError):
         return create()
     try:
-        writer = RunWriter.append(store, run)
+        writer = RunWriter.append(store, run, durable=durable)
     except RunExistsError:
         return None
     except (InvalidDataError, NotInStoreError):
         return create(overwrite=True)  # killed before it had room for an epoch
-    found, wanted = writer.keeps, schema.kept(attributes)
-    if (schema.ACTIVATIONS in found) != (schema.ACTIVATIONS in wanted):
+    found = schema.kept_in_words(open_root(store)[run].attrs)
+    wanted = schema.kept_in_words(attributes)
+    if found != wanted:
         writer.close(complete=False)
         raise InvalidDataError(
-            f"run {run!r} keeps {' and '.join(found)}, and it was to be continued with "
-            f"{' and '.join(wanted)}; continue it as it was begun, or replace it with overwrite"
+            f"run {run!r} keeps {found}, and it was to be continued with {wanted}; continue it as "
+            "it was begun, or replace it with overwrite"
         )
     return writer

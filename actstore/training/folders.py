@@ -11,13 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from actstore.errors import ActstoreError, StoreCorruptError
+from actstore.errors import DatasetNotFoundError, StoreCorruptError
 
 DEFAULT_FOLDER: Final = "data"  # torchvision's own examples keep data sets there
-
-
-class DatasetNotFoundError(ActstoreError, FileNotFoundError):
-    """A data set is not on this machine."""
 
 
 def not_found(name: str, looked: Sequence[Path], remedy: str) -> DatasetNotFoundError:

@@ -202,7 +202,7 @@ def train(
             event = training.has_no_errors()
         if event:
             interpolated = epoch
-            recorder.planned = _planned(recorder, settings, interpolated)
+            _end_after(interpolated, recorder, settings)
         if recorder.due(epoch, train_error=0.0 if event else None):
             count = _clone_count(training, recorder) if count_clones else None
             with recorder.epoch(epoch) as snapshot:
@@ -234,23 +234,21 @@ def _restored(
         return 0, 0.0, None
     state = checkpoint.read()
     interpolated = state["interpolated"]
-    planned = _planned(recorder, training.settings, interpolated)
     # One that is ahead of the store is of another store that was here: begin anew.
-    if not all(epoch in recorder.committed for epoch in planned if epoch < state["epoch"]):
+    before = (epoch for epoch in recorder.planned if epoch < state["epoch"])
+    if not all(epoch in recorder.committed for epoch in before):
         return 0, 0.0, None
-    recorder.planned = planned
+    if interpolated is not None:
+        _end_after(interpolated, recorder, training.settings)
     checkpoint.restore(state, training.model, training.optimizer)
     training.scaler.load_state_dict(state["scaler"])
     return state["epoch"], state["seconds"], interpolated
 
 
-def _planned(recorder: Recorder, settings: Settings, interpolated: int | None) -> tuple[int, ...]:
-    """Return the epochs to record; the last one ends the training."""
-    more = settings.epochs_after_interpolation
-    if more is None or interpolated is None or interpolated + more >= recorder.planned[-1]:
-        return recorder.planned
-    end = interpolated + more
-    return (*(epoch for epoch in recorder.planned if epoch < end), end)
+def _end_after(interpolated: int, recorder: Recorder, settings: Settings) -> None:
+    """Let the training end as many epochs after its train error is zero as it was told to."""
+    if settings.epochs_after_interpolation is not None:
+        recorder.end_at(interpolated + settings.epochs_after_interpolation)
 
 
 def _clone_count(training: Training, recorder: Recorder) -> CloneCount | None:

@@ -14,16 +14,12 @@ from typing import Any
 
 import torch
 
-from actstore.errors import ActstoreError
+from actstore.errors import WorkerLostError
 from actstore.training.plan import RunPlan
 from actstore.training.progress import Progress, RecordedEpoch
 from actstore.training.run import Data, RunOptions, record_run
 
 _PATIENCE = 60.0  # seconds for a process to finish or drop its epoch when the sweep ends early
-
-
-class WorkerLostError(ActstoreError, RuntimeError):
-    """A process that trained a run ended without saying why."""
 
 
 def record_in_parallel(

@@ -11,6 +11,7 @@ from typing import Any
 from actstore import schema
 from actstore.errors import InvalidParameterError
 from actstore.recording import Schedule, estimate_bytes
+from actstore.recording.kept import what_is_kept
 from actstore.training.recipes import Recipe
 from actstore.training.settings import Settings
 from actstore.training.splits import Split
@@ -30,6 +31,10 @@ class RunPlan:
         Settings that tell it from the other runs.
     schedule
         Epochs to record.
+    keep
+        What is stored of a layer: its activations, its moments or both.
+    keep_bits
+        Bits of mantissa that activations are rounded to; None leaves them as they are.
     """
 
     recipe: Recipe
@@ -37,6 +42,8 @@ class RunPlan:
     seed: int
     hyper_parameters: Mapping[str, Any]
     schedule: Schedule
+    keep: tuple[str, ...] = (schema.ACTIVATIONS,)
+    keep_bits: int | None = None
 
     @property
     def name(self) -> str:
@@ -47,6 +54,11 @@ class RunPlan:
     def epochs(self) -> int:
         """Epochs of the training."""
         return self.recipe.settings.epochs
+
+    @property
+    def kept(self) -> str:
+        """What is stored of a layer, in words."""
+        return schema.kept_in_words({"keep": self.keep, "keep_bits": self.keep_bits})
 
     def configuration(self) -> dict[str, Any]:
         """Return everything that the result depends on, for the run's provenance."""
@@ -76,6 +88,7 @@ class RunPlan:
             counts,
             widths={schema.DEFAULT_LAYER: self.width},
             slots=self.schedule.slots(self.epochs),
+            keep=self.keep,
         )
 
 
@@ -89,6 +102,9 @@ def plan_sweep(
     schedule: Schedule | str | None = None,
     amp: bool = False,
     until: str | None = None,
+    keep: str = schema.ACTIVATIONS,
+    moments: bool = False,
+    keep_bits: int | None = None,
 ) -> list[RunPlan]:
     """Return the runs of a sweep: every width, with every seed, with every choice of values.
 
@@ -104,6 +120,8 @@ def plan_sweep(
         Key → values to try, each taken by the settings, the model or the data.
     amp, until
         See :class:`Settings`.
+    keep, moments, keep_bits
+        See :class:`actstore.Recorder`.
 
     Raises
     ------
@@ -117,6 +135,9 @@ def plan_sweep(
     >>> [plan.name for plan in plans][:2]
     ['width=8,weight_decay=0.0,seed=0', 'width=16,weight_decay=0.0,seed=0']
     """
+    kept = what_is_kept(keep, moments=moments, keep_bits=keep_bits)
+    if keep_bits is not None:
+        schema.check_keep_bits(keep_bits)
     widths = tuple(widths or ())
     if widths and min(widths) < 1:
         raise InvalidParameterError(f"width {min(widths)} was given; a layer has 1 neuron or more")
@@ -137,7 +158,7 @@ def plan_sweep(
                 f"{recipe.name!r} has no widths of its own; give one or more"
             )
         plans += [
-            RunPlan(changed.at(width), width, seed, told, planned)
+            RunPlan(changed.at(width), width, seed, told, planned, kept, keep_bits)
             for seed, width in itertools.product(
                 dict.fromkeys(seeds), dict.fromkeys(widths or changed.widths)
             )

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from actstore import schema
 from actstore.recording import Recorder
 from actstore.recording.state import same_random_state
 from actstore.storage.location import StorePath, files_at
@@ -56,7 +57,7 @@ class RunOptions:
     ----------
     store
         Path of the store.
-    resume, overwrite
+    resume, overwrite, durable
         See :func:`record_sweep`.
     compiled
         Use ``torch.compile``.
@@ -71,6 +72,7 @@ class RunOptions:
     store: StorePath
     resume: bool = False
     overwrite: bool = False
+    durable: bool = False
     compiled: bool = False
     count_clones: bool = False
     threads: int | None = None
@@ -106,8 +108,12 @@ def record_run(plan: RunPlan, data: Data, options: RunOptions, progress: Progres
             dataset=recipe.name,
             hyper_parameters=plan.hyper_parameters,
             provenance={**options.facts, "configuration": plan.configuration()},
+            keep="activations" if schema.ACTIVATIONS in plan.keep else "moments",
+            moments=schema.MOMENTS in plan.keep,
+            keep_bits=plan.keep_bits,
             resume=options.resume,
             overwrite=options.overwrite,
+            durable=options.durable,
         ) as recorder:
 
             def recorded(epoch: int, metrics: Mapping[str, float], clones: float | None) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from actstore import schema
 from actstore.errors import InvalidParameterError, RunExistsError
 from actstore.storage.catalogue import Catalogue
 from actstore.storage.location import StorePath, is_free
@@ -25,6 +26,7 @@ def record_sweep(
     *,
     resume: bool = False,
     overwrite: bool = False,
+    durable: bool = False,
     device: str = "auto",
     jobs: int = 1,
     compiled: bool = False,
@@ -48,6 +50,8 @@ def record_sweep(
         another number of threads: to the same but for rounding).
     overwrite
         Train runs anew that the store already holds.
+    durable
+        Bring every epoch to the disk before it is committed; see :class:`actstore.Recorder`.
     device
         ``auto`` is ``cuda`` where there is one, otherwise ``cpu``.
     jobs
@@ -95,6 +99,7 @@ def record_sweep(
         store,
         resume=resume,
         overwrite=overwrite,
+        durable=durable,
         compiled=compiled,
         count_clones=count_clones,
         threads=None if jobs == 1 else max(1, available_cores() // jobs),
@@ -134,6 +139,12 @@ def _complete(
                 f"{', '.join(f'{key}={then.get(key)}' for key in changed)}, and "
                 f"{', '.join(f'{key}={now.get(key)}' for key in changed)} is asked for now; "
                 "overwrite it or choose another store"
+            )
+        found = schema.kept_in_words(run.attrs)
+        if found != plan.kept:
+            raise RunExistsError(
+                f"run {plan.name!r} keeps {found}, and {plan.kept} is asked for now; ask for what "
+                "it keeps (--keep, --moments, --keep-bits), overwrite it or choose another store"
             )
         if run.complete:
             done.add(plan.name)
