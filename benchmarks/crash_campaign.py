@@ -8,6 +8,9 @@ Two kinds of kills (SIGKILL), on recordings of several shapes:
 * *any time*: at random moments, again and again on the same run until it is complete, while
   another process reads the newest epoch as fast as it can with xarray alone.
 
+A recording of several ranks (``torch.distributed``) is killed at any time only: one rank of it,
+which may be the one that commits, while the others write their samples.
+
 After each kill the store must open, show the epochs that were committed and no other, each bit
 for bit as it was recorded, and a resumed writer must bring the run to its end. All processes are
 forked from one that has imported everything and has never touched a store.
@@ -19,6 +22,7 @@ import argparse
 import contextlib
 import dataclasses
 import importlib
+import mmap
 import os
 import random
 import shutil
@@ -60,6 +64,8 @@ class Recording:
     epochs : tuple of int
     slots : int
         Room for epochs; what is left over is given back at the end.
+    ranks : int
+        Processes that write it together.
     """
 
     splits: dict[str, int]
@@ -67,6 +73,7 @@ class Recording:
     epochs: tuple[int, ...] = (0, 1, 2, 5)
     slots: int = 6
     durable: bool = False
+    ranks: int = 1
 
     def epoch(self, epoch: int, *, seed: int, attempt: int) -> dict[str, Any]:
         """Return what is written at an epoch; each attempt logs one metric of its own."""
@@ -91,7 +98,28 @@ RECORDINGS = {
     "splits": Recording({"train": 60, "test": 50}, {"last_hidden": 8}, epochs=(0, 5), slots=3),
     "layers": Recording({"test": 50}, {"last_hidden": 8, "block": 5}, epochs=(0, 5), slots=3),
     "durable": Recording({"test": 50}, {"last_hidden": 8}, epochs=(0, 5), slots=3, durable=True),
+    "ranks": Recording({"train": 60, "test": 50}, {"last_hidden": 8}, epochs=(0, 1, 5), ranks=3),
 }
+
+
+class Tally:
+    """Numbers that forked processes count together."""
+
+    def __init__(self) -> None:
+        self._numbers = mmap.mmap(-1, 16)
+
+    def add(self, what: int, number: int) -> None:
+        """Count ``what`` by so many more; one process at a time counts each."""
+        new = self.read()[what] + number
+        self._numbers[8 * what : 8 * what + 8] = new.to_bytes(8, "little")
+
+    def read(self) -> tuple[int, int]:
+        """Return committed epochs that were compared after kills, and checks of readers."""
+        return tuple(int.from_bytes(self._numbers[k : k + 8], "little") for k in (0, 8))  # type: ignore[return-value]
+
+
+EPOCHS, READS = 0, 1
+TALLY = Tally()
 
 
 def write(store: Path, recording: Recording, *, attempt: int, seed: int, fresh: bool) -> None:
@@ -162,6 +190,7 @@ def check(
             x = known["activations"][split][layer]
             assert np.array_equal(found.activations[i], x), f"epoch {epoch}, {split}/{layer}"
             assert np.array_equal(found.label, known["labels"][split]), "labels"
+    TALLY.add(EPOCHS, len(epochs))
     return len(epochs)
 
 
@@ -289,10 +318,14 @@ def any_time(name: str, folder: Path, *, kills: int, rng: random.Random) -> Iter
         try:
             least = 0
             for attempt in range(1000):
-                writer = fork(_writer(store, recording, attempt=attempt, fresh=False), log)
+                victim = rng.randrange(recording.ranks)
+                job = _writer(store, recording, attempt=attempt, fresh=False, victim=victim)
+                writer = fork(job, log)
                 time.sleep(rng.random() * 2 * usual)
                 os.kill(writer, signal.SIGKILL)
                 status = os.waitpid(writer, 0)[1]
+                if recording.ranks > 1:
+                    importlib.import_module("benchmarks.crash_ranks").end(writer)
                 if not os.WIFSIGNALED(status):
                     assert status == 0, log.read_text()
                     break
@@ -313,9 +346,15 @@ def any_time(name: str, folder: Path, *, kills: int, rng: random.Random) -> Iter
 
 
 def _writer(
-    store: Path, recording: Recording, *, attempt: int, fresh: bool
+    store: Path, recording: Recording, *, attempt: int, fresh: bool, victim: int = 0
 ) -> Callable[[], object]:
-    return lambda: write(store, recording, attempt=attempt, seed=0, fresh=fresh)
+    if recording.ranks == 1:
+        return lambda: write(store, recording, attempt=attempt, seed=0, fresh=fresh)
+    ranks = importlib.import_module("benchmarks.crash_ranks")
+    meet = store.with_name(f"meet{time.monotonic_ns()}")
+    return lambda: ranks.write(
+        store, recording, run=RUN, attempt=attempt, seed=0, fresh=fresh, victim=victim, meet=meet
+    )
 
 
 def _checker(
@@ -351,6 +390,7 @@ def _read_for_ever(store: Path, recording: Recording) -> None:
     warnings.simplefilter("ignore")
     while True:
         check_plain(store, recording, seed=0)
+        TALLY.add(READS, 1)
         try:
             for run_ in actstore.open(store).values():
                 if len(run_.epochs):
@@ -371,15 +411,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", choices=RECORDINGS, action="append", help="repeatable")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
     options = parser.parse_args(arguments)
-    for module in ("actstore.store", "dask.array", "distributed"):  # once, not in every child
+    names = options.only or list(RECORDINGS)
+    several = any(RECORDINGS[name].ranks > 1 for name in names)
+    loaded = ["actstore.store", "dask.array", "distributed"]  # once, not in every child
+    for module in [*loaded, *(["benchmarks.crash_ranks"] if several else [])]:
         with contextlib.suppress(ImportError):
             importlib.import_module(module)
     dask.config.set(scheduler="synchronous")
     rng = random.Random(options.seed)
-    names = options.only or list(RECORDINGS)
     total, began = 0, time.perf_counter()
     for name in names:
-        for replace in (False, True):
+        for replace in (False, True) if RECORDINGS[name].ranks == 1 else ():
             with tempfile.TemporaryDirectory() as folder:
                 kills = [*everywhere(name, Path(folder), step=options.step, replace=replace)]
             what = "a run in place of another" if replace else "a new run"
@@ -390,6 +432,8 @@ def main(arguments: list[str] | None = None) -> int:
             kills = [*any_time(name, Path(folder), kills=share, rng=rng)]
         print(f"{name:8} {len(kills):4} kills at random moments beside a reader: nothing lost")
         total += len(kills)
+    epochs, reads = TALLY.read()
+    print(f"{epochs} committed epochs compared bit for bit, {reads} looks of readers: all whole")
     print(f"{total} kills in {time.perf_counter() - began:.0f} s: nothing lost")
     return 0
 
