@@ -16,7 +16,7 @@ from sklearn.metrics import r2_score
 
 import actstore
 from actstore import schema
-from actstore.errors import InvalidParameterError, RunLockedError, StoreWriteError
+from actstore.errors import InvalidParameterError, NotInStoreError, RunLockedError, StoreWriteError
 from actstore.kernels.reconstruction import random_subsets
 from actstore.storage import compaction
 from actstore.storage.cache import Leaf, load_moments
@@ -254,6 +254,13 @@ def test_a_compaction_that_stops_between_two_layers_is_finished_by_another(
         plain = zarr.open_array(store / f"run/{split}/last_hidden/activations", mode="r")
         assert np.array_equal(plain[:], values)
     assert verify(store, deep=True) == []
+
+
+def test_who_opened_a_run_before_it_was_compacted_is_told_to_open_it_again(store: Path) -> None:
+    opened = actstore.open(store)["run"].dataset().activations
+    list(compact(actstore.open(store), keep_bits=10))
+    with pytest.raises(NotInStoreError, match="was rewritten after it was opened; open the store"):
+        opened.compute()
 
 
 def test_compacting_chooses_the_codec_again(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import zarr
 
 from actstore import schema
-from actstore.errors import StoreCorruptError, StoreUnreachableError
+from actstore.errors import NotInStoreError, StoreCorruptError, StoreUnreachableError
 from actstore.storage.chunk import read_chunk
 from actstore.storage.layout import DATA_CHECKSUM, values_checksum
 from actstore.storage.slab import read_slab
@@ -54,17 +54,32 @@ class Committed:
         ------
         StoreCorruptError
             If they cannot be read, or a chunk of them is not there.
+        NotInStoreError
+            If another process rewrote them since the array was opened.
         """
         try:
             values = self._slab(key)
             if values is not None:  # a missing chunk was an error
                 return values
             values = np.asarray(self.array[key])
+            if self._has_gap(values):
+                raise ValueError("a chunk is missing")
         except DAMAGE as error:
+            if self._is_replaced():
+                raise NotInStoreError(
+                    f"{self.array.path!r} of {self.store!r} was rewritten after it was opened; "
+                    "open the store again"
+                ) from error
             raise corrupt(self.array.path, self.store, error) from error
-        if self._has_gap(values):
-            raise corrupt(self.array.path, self.store, "a chunk is missing")
         return values
+
+    def _is_replaced(self) -> bool:
+        """Whether the run was compacted since the array was opened."""
+        mine: Any = self.array.metadata
+        with contextlib.suppress(*DAMAGE):
+            now: Any = zarr.open_array(self.array.store, path=self.array.path, mode="r").metadata
+            return bool(now.chunk_key_encoding != mine.chunk_key_encoding)
+        return False
 
     def _slab(self, key: Any) -> Array | None:
         """Return the values if they are some samples of one epoch, and not for zarr to read."""
