@@ -78,7 +78,7 @@ def ask(
         options["factors"] = _factors(options["factors"])
     if isinstance(options.get("error_inf"), str):
         options["error_inf"] = parse_value(options["error_inf"])
-    if "splits" in options:
+    if options.get("splits") is not None:
         options["splits"] = options["splits"].split(",")
     if options.get("window") is not None:
         options["window"] = tuple(options["window"])

@@ -12,11 +12,12 @@ import xarray as xr
 
 import actstore
 from actstore import queries, schema
-from actstore.errors import InvalidParameterError, NotInStoreError
+from actstore.errors import InvalidDataError, InvalidParameterError, NotInStoreError
 from actstore.storage.writer import RunWriter
 from actstore.testing import planted_clones, planted_dataset, raise_if_computes
 
 from .command_line import Answer
+from .planted import SAMPLES as SAMPLES_OF_PLANTED
 from .recordings import attributes
 
 WIDTH, CLONE_SIZE, SAMPLES = 16, 4, 150
@@ -159,6 +160,53 @@ def test_metrics_stand_beside_the_clones_as_they_were_logged(answer: xr.Dataset)
         np.testing.assert_allclose(one.train_loss, [1 / (1 + e) for e in EPOCHS])
 
 
+@pytest.mark.parametrize("factors", ["gap", ["bic", 3]])
+def test_errors_and_nulls_are_those_of_their_own_questions(
+    planted: actstore.Store, factors: Any
+) -> None:
+    chosen = planted.sel(width=[8, 16], seed=0, weight_decay=0.005)
+    drawn: dict[str, Any] = {"subset_size": [2, 6], "subsets": 4}
+    null = {"factors": factors, "repeats": 4}
+    followed = chosen.dynamics(**drawn, splits=("train", "test"), **null).compute()
+    errors = chosen.error(**drawn).compute()
+    noise = chosen.noise(**drawn, **null).compute()
+    for name in ("error", "loss", "error_rescaled", "loss_rescaled"):
+        xr.testing.assert_identical(followed[name], errors[name])
+    for name in ("residual_correlation_heldout", "residual_correlation", "sampling_floor", "null",
+                 "null_low", "null_high", "n_factors", "factors_converged", "excess",
+                 "consistent", "verdict"):  # fmt: skip
+        xr.testing.assert_identical(followed[name], noise[name])
+    assert followed.attrs["splits"] == ["train", "test"]
+
+
+def test_what_is_costly_is_followed_on_request_only(planted: actstore.Store) -> None:
+    chosen = planted.sel(width=16, seed=0, weight_decay=0.005)
+    plain = chosen.dynamics(subsets=3)
+    assert not {"subset_size", "split", "subset"} & set(plain.dims)
+    assert {"r2", "residual_correlation_heldout", "null"}.isdisjoint(plain.data_vars)
+    sized = chosen.dynamics(subsets=3, subset_size=4)
+    assert {"error", "null", "excess"}.isdisjoint(sized.data_vars)
+    # sizes are the width and its halves, as in the questions themselves
+    for followed in (chosen.dynamics(subsets=3, splits="test"),
+                     chosen.dynamics(subsets=3, factors=2)):  # fmt: skip
+        assert followed.subset_size.values.tolist() == [1, 2, 4, 8, 16]
+    plans = [
+        chosen.explain("dynamics", **options)
+        for options in ({}, {"subset_size": 4}, {"subset_size": 4, "splits": "test"},
+                        {"subset_size": 4, "factors": "gap"})
+    ]  # fmt: skip
+    assert plans[0].flops < plans[1].flops < min(plans[2].flops, plans[3].flops)
+    read = 3 * SAMPLES_OF_PLANTED["test"] * 16 * 4
+    assert plans[2].bytes_to_read - plans[1].bytes_to_read == read
+
+
+def test_errors_are_not_followed_without_a_readout(store: actstore.Store) -> None:
+    with pytest.raises(NotInStoreError, match="was recorded without its readout"):
+        store.dynamics(splits="test")
+    with pytest.raises(InvalidDataError, match="a dataset, which has no readout"):
+        queries.dynamics(planted_dataset(), splits="test")
+
+
 # what may be missing
 
 
@@ -214,6 +262,9 @@ def test_building_the_question_computes_nothing(store: actstore.Store) -> None:
         ({"criterion": "best"}, "criterion 'best' was asked for"),
         ({"subset_size": 17}, "subset size 17 was asked for"),
         ({"subsets": 0}, "subsets=0 was asked for"),
+        ({"factors": "best"}, "factors='best' was asked for"),
+        ({"factors": 2, "repeats": 0}, "repeats=0 was asked for"),
+        ({"splits": []}, "no split was given"),
     ],
 )
 def test_a_parameter_out_of_range_is_refused(
@@ -247,6 +298,10 @@ def test_the_command_takes_all_epochs_and_gives_a_row_each(
     table = cli("query", "dynamics", path, "--seed", 0, "--subset-size", 4, "--subsets", 5)
     assert table.code == 0
     assert "criterion: held-out" in table.out
+    nulls = cli("query", "dynamics", path, "--seed", 0, "--subset-size", 4, "--subsets", 5,
+                "--factors", "3", "--repeats", 4, "--format", "csv")  # fmt: skip
+    assert nulls.code == 0, nulls.err
+    assert all(float(row["null"]) > 0 for row in csv.DictReader(io.StringIO(nulls.out)))
 
 
 def test_a_wrong_threshold_ends_with_one_sentence(path: Path, cli: Callable[..., Answer]) -> None:

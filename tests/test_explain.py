@@ -29,7 +29,7 @@ RUN = {"width": 32, "seed": 0, "weight_decay": 0.005}
 #: per query what makes it small, and another that makes it look at samples
 OPTIONS: dict[str, dict[str, Any]] = {
     "clones": {"subsets": 3},
-    "dynamics": {"subsets": 3, "subset_size": [4]},
+    "dynamics": {"subsets": 3, "subset_size": [4], "splits": "test", "factors": 2, "repeats": 2},
     "ensemble": {},
     "error": {"subsets": 3, "refit": 1},
     "moments": {},

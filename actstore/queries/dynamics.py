@@ -17,6 +17,7 @@ from actstore.queries.apply import Layer, Output, concat_runs, describe, per_epo
 from actstore.queries.apply import subset_blocks as blocks_for
 from actstore.queries.clones import THRESHOLDS, critical_sizes
 from actstore.queries.noise import measured as residuals
+from actstore.queries.null import Factors, check_factors, judged, null_of
 from actstore.queries.parameters import (
     check_criterion,
     check_positive,
@@ -26,8 +27,12 @@ from actstore.queries.parameters import (
 )
 from actstore.queries.reconstruction import at_sizes, curves_of
 from actstore.queries.sources import Data, Source, sources, warn_of_few_samples
+from actstore.queries.subset_errors import errors_of, readable
 
 Array: TypeAlias = npt.NDArray[Any]
+
+#: of residuals, what is followed beside the null
+RESIDUALS = ["residual_correlation_heldout", "residual_correlation", "sampling_floor"]
 
 RANKS = {
     "participation_ratio": Output((), "participation ratio of the eigenvalues"),
@@ -42,6 +47,9 @@ def dynamics(
     criterion: Literal["heldout", "paper"] = "heldout",
     subset_size: int | Sequence[int] | str | None = None,
     subsets: int = 40,
+    splits: str | Sequence[str] | None = None,
+    factors: Factors = None,
+    repeats: int = 20,
     split: str = "test",
     layer: str = schema.DEFAULT_LAYER,
     rng_seed: int = 0,
@@ -59,9 +67,18 @@ def dynamics(
     criterion : "heldout" or "paper"
         R² of the neurons outside the subset, or of all neurons.
     subset_size : int, sequence of int, "all" or None
-        If given, R² and residual correlation of subsets of these sizes are followed too.
+        If given, R² and residual correlation of subsets of these sizes are followed too. None
+        is the width, its half, its quarter, … 1 where ``splits`` or ``factors`` is given.
     subsets : int
         Random subsets a size (the paper: 40).
+    splits : str or sequence of str, optional
+        If given, error and loss of the subsets under the trained readout are followed on these
+        splits, as in :func:`~actstore.queries.error`; it takes a store with readouts.
+    factors : int, "gap", "bic", a sequence of these, or None
+        If given, the matched null of the residual correlation is followed, as in
+        :func:`~actstore.queries.noise`.
+    repeats : int
+        Simulated layers of the null.
     split, layer : str
         Which activations.
     rng_seed : int
@@ -74,24 +91,30 @@ def dynamics(
     Returns
     -------
     Dataset
-        ``critical_size``, ``width_ratio``, ``n_clones`` and ``has_clones`` as in
-        :func:`~actstore.queries.clones`, with dims ``(run, epoch, threshold)``; the metrics that
-        were logged, such as ``train_error`` and ``train_loss``, ``participation_ratio``,
-        ``effective_rank`` and ``alive (run, epoch)``; ``interpolation_epoch (run)``, the first
-        recorded epoch of zero train error; ``clone_epoch (run, threshold)``, the first recorded
-        epoch with two clones or more; ``lag``, clone epoch − interpolation epoch (all NaN where
-        it never happens); with ``subset_size``: ``r2``, ``r2_heldout`` and
-        ``residual_correlation_heldout (run, epoch, subset, subset_size)``. Lazy: nothing but the
-        metrics is read until values are asked for.
+        ``critical_size`` with ``_low`` and ``_high``, ``width_ratio``, ``n_clones`` and
+        ``has_clones`` as in :func:`~actstore.queries.clones`, with dims ``(run, epoch,
+        threshold)``; the metrics that were logged, such as ``train_error`` and ``train_loss``,
+        ``participation_ratio``, ``effective_rank`` and ``alive (run, epoch)``;
+        ``interpolation_epoch (run)``, the first recorded epoch of zero train error;
+        ``clone_epoch (run, threshold)``, the first recorded epoch with two clones or more;
+        ``lag``, clone epoch − interpolation epoch (all NaN where it never happens).
+
+        Of subsets that are followed: ``r2``, ``r2_heldout``, ``residual_correlation`` and
+        ``residual_correlation_heldout (run, epoch, subset, subset_size)`` and
+        ``sampling_floor (run, epoch, subset_size)``; with ``splits``, ``error``, ``loss``,
+        ``error_rescaled`` and ``loss_rescaled (run, epoch, split, subset, subset_size)``; with
+        ``factors``, ``null``, ``null_low``, ``null_high``, ``excess``, ``consistent``,
+        ``verdict``, ``n_factors`` and ``factors_converged``, with the dims that they have in
+        ``noise``. Lazy: nothing but the metrics is read until values are asked for.
 
     Raises
     ------
     InvalidParameterError
-        If a threshold is outside (0, 1].
+        If a threshold is outside (0, 1], or an option of subsets is out of range.
     InvalidDataError
-        On asking for values, if every neuron is dead.
+        On asking for values, if every neuron is dead; if ``splits`` are asked of a dataset.
     NotInStoreError
-        If a run does not hold the split or the layer.
+        If a run does not hold a split, the layer, or the readout that ``splits`` need.
 
     Notes
     -----
@@ -104,36 +127,65 @@ def dynamics(
     """
     thresholds = check_thresholds(threshold)
     r2_name = check_criterion(criterion)
-    check_positive(subsets=subsets)
+    check_positive(subsets=subsets, repeats=repeats)
     check_seed_and_ridge(rng_seed, ridge)
+    wanted = check_factors(factors)
+    scored = [splits] if isinstance(splits, str) else list(dict.fromkeys(splits or ()))
+    if splits is not None:
+        readable(data, layer=layer, splits=scored)
     found = sources(data, split=split, layer=layer)
     warn_of_few_samples(found)
-    blocks = blocks_for(found, subsets)
-    shared: dict[str, Any] = {
-        "subsets": subsets, "rng_seed": rng_seed, "ridge": ridge, "cache": cache, "blocks": blocks
-    }  # fmt: skip
+    follow = subset_size is not None or bool(scored or wanted)
+    sizes = subset_sizes(subset_size, found) if follow else []
+    drawn: dict[str, Any] = {"subsets": subsets, "rng_seed": rng_seed}
+    shared = {**drawn, "ridge": ridge, "cache": cache, "blocks": blocks_for(found, subsets)}
     results = []
     for source in found:
         every = curves_of(source, (split,), range(1, source.width + 1), **shared)
         clones = critical_sizes(source, split, thresholds, r2_name, **shared, curves=every)
-        ranks = per_epoch(_ranks, source, (split,), RANKS, sizes={}, cache=cache)
         metrics = _metrics(source)
-        one = clones.drop_vars("resampled_critical_size")
-        for more in (ranks, metrics, _events(clones["has_clones"], metrics)):
-            one = one.assign(more.data_vars)
-        if subset_size is not None:
-            sizes = subset_sizes(subset_size, found)
-            curves = at_sizes(every, sizes)
-            one = one.assign(curves.data_vars).assign_coords(curves.coords)
-            noise = residuals(source, split, sizes, eigenvalues=False, **shared)
-            one = one.assign(noise[["residual_correlation_heldout"]].data_vars)
+        parts = [
+            clones.drop_vars("resampled_critical_size"),
+            per_epoch(_ranks, source, (split,), RANKS, sizes={}, cache=cache),
+            metrics,
+            _events(clones["has_clones"], metrics),
+        ]
+        if follow:
+            parts += [
+                at_sizes(every, sizes),
+                residuals(source, split, sizes, eigenvalues=False, **shared)[RESIDUALS],
+            ]
+        if wanted:
+            parts.append(
+                null_of(
+                    source,
+                    split,
+                    sizes,
+                    factors,
+                    **drawn,
+                    repeats=repeats,
+                    ridge=ridge,
+                    cache=cache,
+                )
+            )
+        if scored:
+            parts.append(
+                errors_of(source, scored, layer, sizes, **drawn, blocks=blocks_for(found, 4))
+            )
+        one = xr.Dataset()
+        for part in parts:
+            one = one.assign(part.data_vars).assign_coords(part.coords)
         results.append(one)
+    together = concat_runs(results, found)
     return describe(
-        concat_runs(results, found),
+        judged(together) if wanted else together,
         "dynamics",
         found,
         criterion=criterion,
         split=split,
+        splits=scored or None,
+        factors=factors,
+        repeats=repeats,
         layer=layer,
         subsets=subsets,
         rng_seed=rng_seed,

@@ -210,10 +210,12 @@ def answer_within(
     result = ask(data, **parameters)
     wanted = result if full else shown(result)
     layer = parameters.get("layer", schema.DEFAULT_LAYER)
-    found = sources(data, layer=layer, split=_first_split(parameters))
+    found = sources(data, layer=layer, split=_first_split(query, parameters))
+    # whatever has a null holds as many matrices as noise
+    heaviest = "noise" if parameters.get("factors") is not None else query
     plan = budget(
-        query, found, layer=layer, samples=_reads_samples(wanted), memory=memory, workers=workers,
-        processes=processes, threads=threads, result_bytes=2 * wanted.nbytes,
+        heaviest, found, layer=layer, samples=_reads_samples(wanted), memory=memory,
+        workers=workers, processes=processes, threads=threads, result_bytes=2 * wanted.nbytes,
     )  # fmt: skip
     if plan.block_bytes < plan.epoch_bytes:
         result = ask(in_blocks(data, plan.block_bytes), **parameters)
@@ -221,12 +223,10 @@ def answer_within(
     return Answer(result, wanted, found, plan)
 
 
-def _first_split(parameters: dict[str, Any]) -> str:
-    for key in ("fit_split", "select_split", "split"):
-        if isinstance(parameters.get(key), str) and "splits" not in parameters:
-            return str(parameters[key])
-    splits = parameters.get("splits", "test")
-    return splits if isinstance(splits, str) else str(splits[0])
+def _first_split(query: str, parameters: dict[str, Any]) -> str:
+    keys = ("splits",) if query == "error" else ("fit_split", "select_split", "split")
+    given = next((parameters[key] for key in keys if parameters.get(key)), "test")
+    return given if isinstance(given, str) else str(given[0])
 
 
 def _reads_samples(wanted: xr.Dataset) -> bool:
@@ -301,16 +301,19 @@ def _flops(query: str, found: Sequence[Source], reading: _Reading, given: dict[s
             each += eigen
         if query == "clones":
             each += np.size(given.get("threshold", 0.95)) * (w**3 + eigen)
-        if query == "noise" or (query == "dynamics" and given.get("subset_size") is not None):
+        follow = any(given.get(key) is not None for key in ("subset_size", "splits", "factors"))
+        if query == "noise" or (query == "dynamics" and follow):
             each += subsets * factorise
-        if query == "noise" and given.get("factors", "auto") is not None:
-            each += given.get("repeats", 20) * (2 + min(4, subsets) / 3) * w**3 + 100 * w**3
-        if query in ("error", "ensemble") and source.run is not None:
-            splits = given.get("splits", ("train", "test")) if query == "error" else ("test",)
+        if given.get("factors", "gap" if query == "noise" else None) is not None:
+            null = given.get("repeats", 20) * (2 + min(4, subsets) / 3) + 100
+            each += np.size(given.get("factors", "gap")) * null * w**3
+        splits = {"error": ("train", "test"), "ensemble": ("test",)}.get(query)
+        splits = given.get("splits") or splits
+        if splits and source.run is not None:
             outputs = source.run.array(f"{schema.READOUT}/{schema.BIAS}").shape[-1]
             for split in [splits] if isinstance(splits, str) else splits:
                 samples, _ = source.run.shape(split, given.get("layer", schema.DEFAULT_LAYER))
-                times = 4 * subsets + 2 * refit * len(exist) if query == "error" else 2
+                times = 2 if query == "ensemble" else 4 * subsets + 2 * refit * len(exist)
                 each += float(times * samples * outputs) * w
             each += refit * sum(size**3 / 3 + 2 * size**2 * outputs for size in exist)
         total += epochs * each
