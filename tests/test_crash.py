@@ -34,19 +34,21 @@ def test_a_writer_killed_anywhere_loses_nothing_that_was_committed() -> None:
     assert int(found[1]) >= 15
 
 
-def killed_in(method: str, store: Path, *, epoch: int = 10) -> None:
+def killed_in(method: str, store: Path, *, epoch: int = 10, of: str = "activations") -> None:
     """Resume the run in another process, which is killed as it enters a method."""
+    recorded = {"activations": "recordings", "moments": "test_moments_only_store"}[of]
+    function = {"activations": "one_epoch", "moments": "epoch_of_moments"}[of]
     code = f"""
 import os, signal, sys
 sys.path.insert(0, {str(ROOT)!r})
-from tests.recordings import one_epoch
+from tests.{recorded} import {function}
 from actstore.storage.local import LocalFiles
 from actstore.storage.writer import RunWriter
 writer = RunWriter.append({str(store)!r}, "run")
 def die(*arguments, **keywords):
     os.kill(os.getpid(), signal.SIGKILL)
 {method} = die
-epoch = one_epoch({epoch})
+epoch = {function}({epoch})
 epoch["metrics"] = {{"of_the_dead": 1.0, "test_loss": 7.0}}
 writer.write({epoch}, **epoch)
 """

@@ -119,7 +119,8 @@ def read(leaf: Leaf, slot: int) -> Moments | None:
     except StoreUnreachableError:
         raise
     except DAMAGE as error:
-        warnings.warn(f"{where} are damaged ({error}); computed anew", StoreWarning, 2)
+        if schema.ACTIVATIONS in leaf.group():  # else they are lost, which the caller says
+            warnings.warn(f"{where} are damaged ({error}); computed anew", StoreWarning, 2)
         return None
     return Moments(count, mean, comoment)
 
