@@ -154,6 +154,6 @@ def test_moments_are_merged_bit_for_bit_and_damaged_ones_refused(tmp_path: Path)
     (three / "run/test/last_hidden/moments/comoment/c/1/0/0").unlink()
     record(tmp_path / "three", "third", seed=3)
     before = every_byte(one)
-    with pytest.raises(StoreCorruptError, match="run 'run' of .* is damaged"):
+    with pytest.raises(StoreCorruptError, match=r"run 'run' of .* is damaged"):
         merge(one, [three], existing="overwrite")
     assert every_byte(one) == before
