@@ -78,7 +78,7 @@ def ask(
         options["factors"] = _factors(options["factors"])
     if isinstance(options.get("error_inf"), str):
         options["error_inf"] = parse_value(options["error_inf"])
-    if options.get("splits") is not None:
+    if "splits" in options:
         options["splits"] = options["splits"].split(",")
     if options.get("window") is not None:
         options["window"] = tuple(options["window"])
@@ -135,14 +135,30 @@ def table_of(question: Question, answer: Any) -> str:
         columns += (
             [k for k in extra if k not in ("run", "setting", *LEAD)] if name == "*" else [name]
         )
-    tables = [output.table(records(table), columns) for table in frames(answer)]
+    tables = [output.table(_worded(records(table)), columns) for table in frames(answer)]
     return "\n\n".join(tables) + _footer(question.name, answer)
+
+
+def _worded(rows: output.Rows) -> output.Rows:
+    """Shorten the verdicts on the noise to what has room in a table; its footer has the words."""
+    long = {
+        " with independent noise": "",
+        " x the null": " × null",
+        ", whose fit did not converge": "?",
+    }
+    for row in rows:
+        for words, short in long.items() if row.get("verdict") else ():
+            row["verdict"] = row["verdict"].replace(words, short)
+    return rows
 
 
 def _footer(question: str, answer: Any) -> str:
     if question == "noise" and "excess" in answer:
-        said = "excess: measured / null; consistent with independent noise up to 1.05"
-        return f"\n\n{said}\nor the null's 95 % point"
+        said = (
+            "verdict: consistent with independent noise up to 1.05 × the matched null or its 95 % "
+            "point, else how many times the null; '?' where the fit did not converge"
+        )
+        return f"\n\n{textwrap.fill(said, output.WIDTH)}"
     if question != "scaling":
         return _criterion(answer)
     lines = []

@@ -44,7 +44,6 @@ CRITERION = click.option(
     show_default=True,
     help="R² of the neurons outside the subset, or of all neurons.",
 )
-REPEATS = click.option("--repeats", default=20, show_default=True, help="Simulated nulls.")
 SUBSET_SIZE = click.option(
     "--subset-size",
     default=None,
@@ -60,17 +59,6 @@ SCORE_SPLIT = click.option(
 FIT_SPLIT = click.option(
     "--fit-split", help="Fit the regression on this split.  [default: --split]"
 )
-
-
-def _factors(default: str) -> Any:
-    return click.option(
-        "--factors",
-        default=default,
-        show_default=True,
-        metavar="NUMBERS",
-        help="Shared signals of the matched null: a number; gap or bic choose it; several "
-        "as gap,bic,20; or none.",
-    )
 
 
 class Question:
@@ -155,8 +143,15 @@ QUESTIONS = [
         [
             SUBSET_SIZE,
             SUBSETS,
-            _factors("gap"),
-            REPEATS,
+            click.option(
+                "--factors",
+                default="gap",
+                show_default=True,
+                metavar="NUMBERS",
+                help="Shared signals of the matched null: a number; gap or bic choose it; several "
+                "as gap,bic,20; or none.",
+            ),
+            click.option("--repeats", default=20, show_default=True, help="Simulated nulls."),
             click.option(
                 "--eigenvalues/--no-eigenvalues",
                 default=False,
@@ -175,7 +170,7 @@ QUESTIONS = [
             "factors",
             "n_factors",
             "null",
-            "excess",
+            "verdict",
             "largest_eigenvalue",
             "marchenko_pastur_edge",
         ),
@@ -256,21 +251,9 @@ QUESTIONS = [
 
         \b
         actstore query dynamics digits.zarr --width 256
-        actstore query dynamics digits.zarr --width 256 --subset-size 16 --splits test
+        actstore query dynamics digits.zarr --width 256 --subset-size 16 --format csv
         """,
-        [
-            THRESHOLD,
-            CRITERION,
-            SUBSET_SIZE_ONLY,
-            SUBSETS,
-            click.option(
-                "--splits", help="Follow the errors of subsets on these splits too: train,test."
-            ),
-            _factors("none"),
-            REPEATS,
-            RNG_SEED,
-            RIDGE,
-        ],
+        [THRESHOLD, CRITERION, SUBSET_SIZE_ONLY, SUBSETS, RNG_SEED, RIDGE],
         (
             *LEAD,
             "train_error",
@@ -279,14 +262,8 @@ QUESTIONS = [
             "critical_size",
             "n_clones",
             "effective_rank",
-            "split",
-            "subset_size",
             "r2_heldout",
-            "error",
             "residual_correlation_heldout",
-            "factors",
-            "null",
-            "excess",
         ),
         epoch="all",
     ),
