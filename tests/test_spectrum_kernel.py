@@ -15,10 +15,10 @@ from actstore.errors import InvalidDataError, InvalidParameterError
 from actstore.kernels.moments import moments
 from actstore.kernels.reconstruction import r2_curves
 from actstore.kernels.spectrum import (
+    component_bound,
     components_needed,
     effective_rank,
     participation_ratio,
-    principal_component_bound,
     spectrum,
 )
 from actstore.testing import planted_layer
@@ -81,14 +81,14 @@ def test_no_subset_explains_more_than_as_many_principal_components() -> None:
 
 def test_bound_is_the_width_over_the_components_needed() -> None:
     e = np.repeat([1.0, 0.0], [9, 247])
-    assert principal_component_bound(e, 0.95) == 28  # 256 // 9
+    assert component_bound(e, 0.95) == 28  # 256 // 9
 
 
 def test_layer_without_variance_has_no_dimension_and_no_clone() -> None:
     e = np.zeros(4)
     assert np.isnan(participation_ratio(e))
     assert np.isnan(effective_rank(e))
-    assert components_needed(e, 0.9) == principal_component_bound(e, 0.9) == 0
+    assert components_needed(e, 0.9) == component_bound(e, 0.9) == 0
     assert spectrum(np.empty((0, 0)), 5).shape == (0,)
 
 
@@ -97,3 +97,5 @@ def test_impossible_requests_are_named() -> None:
         spectrum(np.eye(2), 1)
     with pytest.raises(InvalidParameterError, match=r"\(0, 1\], not 0"):
         components_needed(np.ones(3), 0)
+    with pytest.raises(InvalidParameterError, match=r"\(0, 1\], not 1.1"):
+        component_bound(np.ones(3), 1.1)

@@ -15,11 +15,10 @@ from scipy.linalg import cholesky, solve_triangular
 
 from actstore.errors import InvalidParameterError
 from actstore.kernels.partition import (
-    component_bound,
-    components_needed,
     partition_r2,
     random_partition,
 )
+from actstore.kernels.spectrum import component_bound, components_needed, spectrum
 from actstore.kernels.subsets import Floats, Integers, as_comoment, check_threshold, penalty
 
 Criterion = Literal["heldout", "paper"]
@@ -97,12 +96,13 @@ def greedy_partition(
     matrix = as_comoment(comoment)
     check_threshold(threshold)
     _check_criterion(criterion)
-    most = component_bound(matrix, threshold)
+    eigenvalues = spectrum(matrix, 2)
+    most = component_bound(eigenvalues, threshold)
     if max_clones is not None:
         if max_clones < 1:
             raise InvalidParameterError(f"max_clones is {max_clones}; give at least 1")
         most = min(most, max_clones)
-    least = components_needed(matrix, threshold)
+    least = components_needed(eigenvalues, threshold)
     search = _Search(matrix, threshold, least, criterion == "heldout", penalty(matrix, ridge))
     while search.clones < most and search.grow():
         pass
@@ -122,7 +122,7 @@ def largest_random_partition(
 ) -> Integers:
     """Return the random partition with the most clones, over every number of parts.
 
-    For each number of parts from 2 to :func:`~actstore.kernels.partition.component_bound`,
+    For each number of parts from 2 to :func:`~actstore.kernels.spectrum.component_bound`,
     `repeats` random partitions into parts of equal size are drawn, and the parts that reach the
     threshold counted; the partition with the most of them is kept, the first one of equals.
 
@@ -159,7 +159,7 @@ def largest_random_partition(
     best = np.full(n, -1, dtype=np.int64)
     draws = np.random.default_rng(seed)
     tried = set()
-    for parts in range(2, component_bound(matrix, threshold) + 1):
+    for parts in range(2, component_bound(spectrum(matrix, 2), threshold) + 1):
         # ⌊n / size⌋ parts: numbers of parts that share a size would repeat the same partition
         size = n // parts
         if size in tried:

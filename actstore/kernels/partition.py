@@ -1,4 +1,4 @@
-"""Disjoint subsets of a layer: how much of it each one carries, and how many there can be.
+"""Disjoint subsets of a layer: how much of it each one carries.
 
 The regressions on a part are those of :mod:`actstore.kernels.subsets`; each part costs one
 factorisation of its own few neurons.
@@ -14,7 +14,6 @@ from actstore.kernels.subsets import (
     Floats,
     Integers,
     as_comoment,
-    check_threshold,
     loadings,
     penalty,
     scores,
@@ -23,8 +22,6 @@ from actstore.kernels.subsets import (
 
 __all__ = [
     "clone_to_clone_r2",
-    "component_bound",
-    "components_needed",
     "partition_r2",
     "partition_residual_correlation",
     "random_partition",
@@ -213,62 +210,6 @@ def partition_residual_correlation(
         pairs = len(noisy) * (len(noisy) - 1)
         result.append(float((np.abs(residual).sum() - len(noisy)) / pairs))
     return np.array(result, dtype=np.float64)
-
-
-def components_needed(comoment: ArrayLike, threshold: float) -> int:
-    """Return the smallest number of principal components that explain `threshold`.
-
-    Parameters
-    ----------
-    comoment
-        Centred co-moment, shape ``(neuron, neuron)``.
-    threshold
-        Share of the variance, in (0, 1].
-
-    Raises
-    ------
-    InvalidParameterError
-        When the threshold is outside (0, 1].
-
-    Examples
-    --------
-    >>> components_needed(np.diag([6.0, 3.0, 1.0]), 0.85)
-    2
-    """
-    matrix = as_comoment(comoment)
-    check_threshold(threshold)
-    values = np.linalg.eigvalsh(matrix)[::-1].clip(min=0)
-    share = np.cumsum(values) / values.sum()
-    # the last share is 1 up to rounding, and must count as 1 for a threshold of 1
-    return min(int(np.searchsorted(share, threshold - 1e-12)) + 1, len(matrix))
-
-
-def component_bound(comoment: ArrayLike, threshold: float) -> int:
-    """Return a number of clones that no partition of the layer can exceed.
-
-    A subset of w neurons explains no more of the layer than its first w principal components
-    do, and ``r2_heldout ≤ r2``; hence a clone has at least k = :func:`components_needed`
-    neurons, and there are at most ⌊neurons / k⌋ clones, by either criterion.
-
-    Parameters
-    ----------
-    comoment
-        Centred co-moment without dead neurons, shape ``(neuron, neuron)``.
-    threshold
-        R² that makes a subset a clone, in (0, 1].
-
-    Raises
-    ------
-    InvalidParameterError
-        When the threshold is outside (0, 1].
-
-    Examples
-    --------
-    >>> component_bound(np.kron(np.ones((4, 4)), np.diag([1.0, 2.0])), 0.95)
-    4
-    """
-    matrix = as_comoment(comoment)
-    return len(matrix) // components_needed(matrix, threshold)
 
 
 def as_labels(labels: ArrayLike, n: int) -> Integers:

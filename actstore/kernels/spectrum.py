@@ -98,12 +98,13 @@ def components_needed(eigenvalues: NDArray[np.float64], fraction: float) -> int:
     return int(np.argmax(left <= (1 - fraction) * total * (1 + 1e-12))) + 1
 
 
-def principal_component_bound(eigenvalues: NDArray[np.float64], threshold: float) -> int:
+def component_bound(eigenvalues: NDArray[np.float64], threshold: float) -> int:
     """Return the number of disjoint clones that no partition can exceed.
 
-    A clone of w neurons explains no more than the first w principal components do, of all neurons
-    and of those outside alike, so each clone has at least as many neurons as components are
-    needed: n ≤ ⌊W / components_needed⌋.
+    A clone of w neurons explains no more of the layer than the first w principal components do,
+    and its ``r2_heldout`` is no more than its ``r2``, whose own neurons count as explained. So by
+    either criterion each clone has at least as many neurons as components are needed:
+    n ≤ ⌊W / components_needed⌋.
 
     Parameters
     ----------
@@ -118,7 +119,7 @@ def principal_component_bound(eigenvalues: NDArray[np.float64], threshold: float
 
     Examples
     --------
-    >>> principal_component_bound(np.array([5.0, 5.0, 0.0, 0.0, 0.0]), 0.95)
+    >>> component_bound(np.array([5.0, 5.0, 0.0, 0.0, 0.0]), 0.95)
     2
     """
     needed = components_needed(eigenvalues, threshold)

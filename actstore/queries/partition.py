@@ -15,11 +15,11 @@ from actstore.errors import InvalidParameterError
 from actstore.kernels.greedy import greedy_partition
 from actstore.kernels.partition import (
     clone_to_clone_r2,
-    component_bound,
     partition_r2,
     partition_residual_correlation,
     random_partition,
 )
+from actstore.kernels.spectrum import component_bound, spectrum
 from actstore.queries.apply import Layer, per_epoch
 from actstore.queries.graph import Output, over_epochs
 from actstore.queries.parameters import check_positive
@@ -125,10 +125,12 @@ def partitioned(
     partition = per_epoch(
         kernel, source, used, PARTITION, sizes=lengths, cache=cache, extra=[critical]
     )
-    bound = per_epoch(
-        lambda layer: ([component_bound(layer.comoment, t) for t in thresholds],),
-        source, splits[:1], BOUND, sizes=lengths, cache=cache,
-    )  # fmt: skip
+
+    def most(layer: Layer) -> tuple[list[int]]:
+        eigenvalues = spectrum(layer.comoment, layer.samples)
+        return ([component_bound(eigenvalues, threshold) for threshold in thresholds],)
+
+    bound = per_epoch(most, source, splits[:1], BOUND, sizes=lengths, cache=cache)
     return partition.assign(bound.data_vars)
 
 
