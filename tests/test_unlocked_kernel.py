@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from actstore.kernels import unlocked
-from actstore.kernels.unlocked import add_gram, solve_right
+from actstore.kernels.unlocked import add_gram, solve_right, symmetric_times
 
 
 @pytest.fixture(params=["unlocked", "as SciPy has it"])
@@ -17,6 +17,7 @@ def routines(request, monkeypatch):
     if request.param == "as SciPy has it":
         monkeypatch.setattr(unlocked, "_dsyrk", None)
         monkeypatch.setattr(unlocked, "_dtrsm", None)
+        monkeypatch.setattr(unlocked, "_dsymv", None)
     else:
         assert unlocked._dsyrk is not None
 
@@ -45,6 +46,15 @@ def test_a_triangle_is_divided_out_from_the_right(m, k):
     np.testing.assert_array_equal(b, kept)
 
 
+@pytest.mark.usefixtures("routines")
+@pytest.mark.parametrize("n", [1, 2, 33])
+def test_the_lower_triangle_stands_for_both(n):
+    rng = np.random.default_rng(n)
+    a, x = np.asfortranarray(rng.normal(size=(n, n))), rng.normal(size=n)
+    whole = np.tril(a) + np.tril(a, -1).T
+    np.testing.assert_allclose(symmetric_times(a, x), whole @ x, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     "a", [np.zeros((2, 3)), np.zeros((2, 3), "f4", order="F"), np.zeros((4, 6), order="F")[::2]]
 )
@@ -58,6 +68,8 @@ def test_shapes_that_do_not_fit_are_refused():
         add_gram(np.zeros((2, 2), order="F"), np.zeros((3, 1), order="F"))
     with pytest.raises(ValueError, match="for 2 columns"):
         solve_right(np.eye(3, order="F"), np.zeros((4, 2)))
+    with pytest.raises(ValueError, match="for a float64 vector of 2"):
+        symmetric_times(np.eye(3, order="F"), np.zeros(2))
 
 
 def test_other_threads_run_while_products_are_added():

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.linalg import blas, lapack
+from scipy.linalg import lapack
 
 from actstore.kernels.reconstruction import check_sizes, permuted, prefix_factor, ridge_of
-from actstore.kernels.unlocked import add_gram, solve_right
+from actstore.kernels.unlocked import add_gram, solve_right, symmetric_times
 
 _DENSE = 64  # up to this many neurons LAPACK is as fast as Lanczos
 
@@ -214,7 +214,7 @@ def _sum_of_magnitudes(
     magnitude = work[: m * m].reshape(m, m).T
     np.abs(residual, out=magnitude)
     np.fill_diagonal(magnitude, 0.0)
-    return float(scale @ blas.dsymv(1.0, magnitude, scale, lower=1)) / 2
+    return float(scale @ symmetric_times(magnitude, scale)) / 2
 
 
 def _largest_eigenvalue(residual: NDArray[np.float64], scale: NDArray[np.float64]) -> float:
@@ -227,7 +227,7 @@ def _largest_eigenvalue(residual: NDArray[np.float64], scale: NDArray[np.float64
 
     operator = LinearOperator(
         (m, m),
-        matvec=lambda v: scale * blas.dsymv(1.0, residual, scale * v.ravel(), lower=1),
+        matvec=lambda v: scale * symmetric_times(residual, scale * v.ravel()),
         dtype=np.float64,
     )
     start = np.random.default_rng(0).normal(size=m)  # where Lanczos starts, not what it finds

@@ -46,6 +46,7 @@ def _routine(name: str) -> Routine | None:
 
 _dsyrk = _routine("dsyrk")
 _dtrsm = _routine("dtrsm")
+_dsymv = _routine("dsymv")
 
 
 def add_gram(c: Matrix, a: Matrix, *, scale: float = 1.0) -> None:
@@ -105,6 +106,36 @@ def solve_right(triangle: Matrix, b: Matrix) -> Matrix:
             _at(x), _int(m),
         )  # fmt: skip
     return x
+
+
+def symmetric_times(a: Matrix, x: Matrix) -> Matrix:
+    """Return the product of a symmetric matrix, of which the lower triangle counts, and a vector.
+
+    Parameters
+    ----------
+    a : array
+        ``(n, n)``, Fortran order.
+    x : array
+        ``(n,)``, contiguous.
+
+    Examples
+    --------
+    >>> symmetric_times(np.asfortranarray([[1.0, 9.0], [2.0, 3.0]]), np.array([1.0, 1.0])).tolist()
+    [3.0, 5.0]
+    """
+    n = len(x)
+    if _shape(a) != (n, n) or x.dtype != np.float64 or not x.flags.c_contiguous:
+        raise ValueError(f"a matrix of shape {a.shape} for a {x.dtype} vector of {n}")
+    if _dsymv is None:
+        product: Matrix = blas.dsymv(1.0, a, x, lower=1)
+        return product
+    y = np.zeros(n)
+    if n:
+        _dsymv(
+            b"L", _int(n), _double(1.0), _at(a), _int(n), _at(x), _int(1), _double(0.0), _at(y),
+            _int(1),
+        )  # fmt: skip
+    return y
 
 
 def _shape(a: Matrix) -> tuple[int, int]:
