@@ -86,14 +86,16 @@ def load_moments(leaf: Leaf, slot: int, *, cache: bool, block_bytes: int = BLOCK
     found = read(leaf, slot) if cache else None
     if found is not None:
         return found
-    if schema.ACTIVATIONS not in leaf.group():  # a run that keeps moments only
+    array: Any = leaf.group().get(schema.ACTIVATIONS)
+    if array is None:  # a run that keeps moments only
         if not cache and (found := read(leaf, slot)) is not None:
             return found
         raise StoreCorruptError(
             f"run {leaf.run!r} keeps moments only, and those of {leaf.split}/{leaf.layer}, slot "
             f"{slot}, are lost; 'actstore verify {leaf.store}' lists what is damaged"
         )
-    moments = accumulate(_ahead(_blocks(leaf, slot, min(block_bytes // 2, AHEAD_BYTES))))
+    committed = Committed(array, leaf.store)  # a lost chunk is an error, not a layer of NaN
+    moments = accumulate(_ahead(_blocks(committed, slot, min(block_bytes // 2, AHEAD_BYTES))))
     if cache:
         write(leaf, slot, moments)
     return moments
@@ -279,11 +281,9 @@ def _ahead(blocks: Iterator[Array]) -> Iterator[Array]:
             yield block
 
 
-def _blocks(leaf: Leaf, slot: int, block_bytes: int) -> Iterator[Array]:
-    array: Any = leaf.group()[schema.ACTIVATIONS]
-    committed = Committed(array, leaf.store)  # a lost chunk is an error, not a layer of NaN
-    _, samples, width = array.shape
-    chunk = array.chunks[1]
+def _blocks(committed: Committed, slot: int, block_bytes: int) -> Iterator[Array]:
+    _, samples, width = committed.shape
+    chunk = committed.array.chunks[1]
     rows = max(chunk, block_bytes // (4 * width) // chunk * chunk)
     for start in range(0, samples, rows):
         # with its epoch axis, for which the look for lost chunks is cheap
