@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import re
 import sys
@@ -225,14 +226,18 @@ def resident_bytes() -> int:
 
 def _block_range(found: Sequence[Source], layer: str) -> tuple[int, int]:
     """Return bytes of the smallest block that is worth reading, and of the largest epoch."""
-    least, whole = 1, 1
-    for source in found:
-        run = source.run
-        for split in run.splits if run else ():
-            if run and run.keeps_samples and layer in run.layers(split):
-                array = run.array(f"{split}/{layer}/{schema.ACTIVATIONS}")
-                row = 4 * array.shape[2]
-                least = max(least, row * min(array.chunks[1], array.shape[1]))
-                whole = max(whole, row * array.shape[1])
-        least, whole = max(least, source.chunk_bytes), max(whole, source.chunk_bytes)
-    return least, whole
+    chunk = max(1, *(source.chunk_bytes for source in found))
+    epochs = [
+        (4 * math.prod(run.shape(split, layer)), run, split)
+        for run in (source.run for source in found)
+        if run and run.keeps_samples
+        for split in run.splits
+        if layer in run.layers(split)
+    ]
+    whole = max([chunk, *(size for size, _, _ in epochs)])
+    for size, run, split in sorted(epochs, key=lambda epoch: -epoch[0]):
+        if size <= chunk:  # no chunk of what is left is larger; most arrays need not be opened
+            break
+        array = run.array(f"{split}/{layer}/{schema.ACTIVATIONS}")
+        chunk = max(chunk, 4 * array.shape[2] * min(array.chunks[1], array.shape[1]))
+    return chunk, whole
