@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from .options import chosen_by, epochs, selection_options
+from .waiting import waiting
 
 
 @click.command("export", context_settings={"help_option_names": ["-h", "--help"]})
@@ -55,5 +56,6 @@ def command(
     chosen = actstore.open(store).sel(
         run=list(run) or None, epoch=epochs(epoch), **chosen_by(width, seed, where)
     )
-    export(chosen, output, split=split, layer=layer, variable=variable, overwrite=overwrite)
+    with waiting("writing"):
+        export(chosen, output, split=split, layer=layer, variable=variable, overwrite=overwrite)
     click.echo(f"saved {output}", err=True)

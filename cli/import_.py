@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import Numbers, Setting, flat
+from .waiting import waiting
 
 if TYPE_CHECKING:
     import numpy as np
@@ -118,22 +119,23 @@ def command(
         for s, layers in places.items()
         for la, several in layers.items()
     }
-    name = import_run(
-        store,
-        activations,
-        epochs=numbers,
-        labels=classes,
-        readout=readout,
-        width=width,
-        seed=seed,
-        run=run,
-        slots=epochs,
-        overwrite=overwrite,
-        model=model,
-        dataset=dataset,
-        hyper_parameters=dict(settings),
-        provenance={"files": origin},
-    )
+    with waiting("importing"):
+        name = import_run(
+            store,
+            activations,
+            epochs=numbers,
+            labels=classes,
+            readout=readout,
+            width=width,
+            seed=seed,
+            run=run,
+            slots=epochs,
+            overwrite=overwrite,
+            model=model,
+            dataset=dataset,
+            hyper_parameters=dict(settings),
+            provenance={"files": origin},
+        )
     shapes = ", ".join(
         f"{s}/{la} {' x '.join(map(str, x[0].shape))}"
         for s, layers in activations.items()

@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from .waiting import waiting
+
 
 @click.command("merge", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("store", type=click.Path())
@@ -27,5 +29,7 @@ def command(store: str, others: tuple[str, ...], existing: Any) -> None:
     """
     from actstore.storage.merging import merge
 
-    for one in merge(store, others, existing=existing):
+    with waiting("copying"):
+        merged = merge(store, others, existing=existing)
+    for one in merged:
         click.echo(f"{one.outcome}: {one.run} of {one.store}")

@@ -6,6 +6,8 @@ import json
 
 import click
 
+from .waiting import waiting
+
 
 @click.command("verify", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("store", type=click.Path())
@@ -54,7 +56,10 @@ def command(
     for run, epoch in drop_epoch:
         mending.drop_epoch(store, run, epoch)
         click.echo(f"epoch {epoch} of run {run} was dropped", err=True)
-    found = mending.repair(store, deep=deep) if repair else verify(store, deep=deep)
+    with waiting("verifying") as told:
+        found = (
+            mending.repair(store, deep=deep) if repair else verify(store, deep=deep, progress=told)
+        )
     if form == "json":
         rows = [
             {"kind": one.kind, "path": one.path, "problem": one.problem, "mends": one.action}

@@ -6,8 +6,7 @@ Nothing is changed here; :mod:`actstore.storage.repair` acts on what is found.
 from __future__ import annotations
 
 import functools
-import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from actstore import schema
@@ -20,7 +19,9 @@ from actstore.storage.run_check import RunCheck
 from actstore.storage.seal import DOCUMENT, SEAL
 
 
-def verify(store: StorePath, *, deep: bool = False) -> list[Finding]:
+def verify(
+    store: StorePath, *, deep: bool = False, progress: Callable[[int, int], None] | None = None
+) -> list[Finding]:
     """Return what is damaged, left over or foreign in a store; nothing is changed.
 
     Parameters
@@ -30,6 +31,8 @@ def verify(store: StorePath, *, deep: bool = False) -> list[Finding]:
         Whether to read every committed value (checksums, NaN, infinity) and to compute cached
         moments anew. Without it the structure, the metadata, the small arrays and the presence
         of every shard and chunk are checked.
+    progress : callable, optional
+        Is told how many runs are done, and of how many.
 
     Raises
     ------
@@ -41,10 +44,13 @@ def verify(store: StorePath, *, deep: bool = False) -> list[Finding]:
     found = list(check_document(files, ""))
     check = functools.partial(_check_entry, files, deep=deep)
     entries = files.children("")
-    if "://" not in files.place:
-        return [*found, *itertools.chain.from_iterable(map(check, entries))]
     with ThreadPoolExecutor(4 if deep else AT_ONCE) as checkers:  # each may hold a block of values
-        return [*found, *itertools.chain.from_iterable(checkers.map(check, entries))]
+        checked = map(check, entries) if "://" not in files.place else checkers.map(check, entries)
+        for done, findings in enumerate(checked, start=1):
+            found += findings
+            if progress is not None:
+                progress(done, len(entries))
+    return found
 
 
 def _check_entry(files: Files, entry: Entry, *, deep: bool) -> list[Finding]:
