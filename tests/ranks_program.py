@@ -1,8 +1,9 @@
-"""One rank of a distributed training that records; run several times by test_distributed."""
+"""The ranks of a distributed training that records; run by test_distributed."""
 
 import json
 import os
 import sys
+import traceback
 from pathlib import Path
 
 import torch
@@ -57,6 +58,14 @@ def distributed(rank, size, folder):
         change(net, 1)
         recorder.record(1, test=DataLoader(data(), batch_size=5))
 
+    synced, fsync = [], os.fsync
+    os.fsync = lambda descriptor: (synced.append(descriptor), fsync(descriptor))[1]
+    with Recorder(store, ddp, epochs=1, run="durable", durable=True, background=False) as recorder:
+        change(net, 1)
+        recorder.record(1, test=loader)
+    os.fsync = fsync
+    errors["synced"] = len(synced)
+
     with Recorder(store, ddp, epochs=2, run="moments", keep="moments") as recorder:
         for epoch in (1, 2):
             change(net, epoch)
@@ -109,11 +118,26 @@ def distributed(rank, size, folder):
         (folder / f"{rank}.json").write_text(json.dumps({**errors, "died": repr(error)}))
 
 
-if __name__ == "__main__":
-    place, count, where = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+def rank_of(place, count, where):
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"file://{where}/meet", rank=place, world_size=count
     )
     distributed(place, count, where)
     os._exit(0)  # the group cannot be taken down in order: one of its ranks is dead
+
+
+if __name__ == "__main__":
+    count, where = int(sys.argv[1]), Path(sys.argv[2])
+    ranks = []
+    for place in range(count):  # forked, because importing PyTorch takes longer than all the rest
+        child = os.fork()
+        if not child:
+            try:
+                rank_of(place, count, where)
+            finally:
+                traceback.print_exc()
+                os._exit(2)
+        ranks.append(child)
+    ends = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in ranks]
+    print(json.dumps(ends))

@@ -26,17 +26,11 @@ def recorded(tmp_path_factory):
     """Record the same runs in three processes and in this one; return store, errors and oracle."""
     folder = tmp_path_factory.mktemp("ranks")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, program.__file__, str(rank), str(RANKS), str(folder)],
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(RANKS)
-    ]
-    ends = [process.communicate(timeout=120)[1] for process in ranks]
-    assert [process.returncode for process in ranks] == [0, 0, 1], ends
+    arguments = [sys.executable, program.__file__, str(RANKS), str(folder)]
+    ranks = subprocess.run(
+        arguments, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert json.loads(ranks.stdout) == [0, 0, 1], ranks.stderr
     net = program.model()
     with Recorder(folder / "alone.zarr", net, epochs=2) as recorder:
         for epoch in (1, 2):
@@ -51,7 +45,7 @@ def of(store, run):
     return store.sel(run=run).only()
 
 
-@pytest.mark.parametrize("run", ["padded", "shuffled", "plain", "resumed"])
+@pytest.mark.parametrize("run", ["padded", "shuffled", "plain", "resumed", "durable"])
 def test_several_ranks_store_what_one_process_stores(recorded, run):
     store, _, alone = recorded
     found, expected = of(store, run).dataset().compute(), alone.dataset().compute()
@@ -70,6 +64,12 @@ def test_each_rank_writes_its_own_shard(recorded):
     assert sorted(path.name for path in folder.iterdir()) == ["0", "1", "2"]
     assert block_edges(program.SAMPLES, (array.shards or array.chunks)[1], RANKS) == [0, 8, 16, 23]
     assert all(found["committed"] == [1, 2] for found in errors)
+
+
+def test_each_rank_brings_its_own_shard_to_the_disk(recorded):
+    """Its file and the folders above it; rank 0 does so with what is only its own too."""
+    first, *others = (found["synced"] for found in recorded[1])
+    assert all(2 <= synced < first for synced in others)
 
 
 def test_moments_of_all_ranks_are_merged(recorded):
