@@ -44,6 +44,7 @@ CRITERION = click.option(
     show_default=True,
     help="R² of the neurons outside the subset, or of all neurons.",
 )
+REPEATS = click.option("--repeats", default=20, show_default=True, help="Simulated nulls.")
 SUBSET_SIZE = click.option(
     "--subset-size",
     default=None,
@@ -59,6 +60,17 @@ SCORE_SPLIT = click.option(
 FIT_SPLIT = click.option(
     "--fit-split", help="Fit the regression on this split.  [default: --split]"
 )
+
+
+def _factors(default: str) -> Any:
+    return click.option(
+        "--factors",
+        default=default,
+        show_default=True,
+        metavar="NUMBERS",
+        help="Shared signals of the matched null: a number; gap or bic choose it; several "
+        "as gap,bic,20; or none.",
+    )
 
 
 class Question:
@@ -143,15 +155,8 @@ QUESTIONS = [
         [
             SUBSET_SIZE,
             SUBSETS,
-            click.option(
-                "--factors",
-                default="gap",
-                show_default=True,
-                metavar="NUMBERS",
-                help="Shared signals of the matched null: a number; gap or bic choose it; several "
-                "as gap,bic,20; or none.",
-            ),
-            click.option("--repeats", default=20, show_default=True, help="Simulated nulls."),
+            _factors("gap"),
+            REPEATS,
             click.option(
                 "--eigenvalues/--no-eigenvalues",
                 default=False,
@@ -251,9 +256,21 @@ QUESTIONS = [
 
         \b
         actstore query dynamics digits.zarr --width 256
-        actstore query dynamics digits.zarr --width 256 --subset-size 16 --format csv
+        actstore query dynamics digits.zarr --width 256 --subset-size 16 --splits test
         """,
-        [THRESHOLD, CRITERION, SUBSET_SIZE_ONLY, SUBSETS, RNG_SEED, RIDGE],
+        [
+            THRESHOLD,
+            CRITERION,
+            SUBSET_SIZE_ONLY,
+            SUBSETS,
+            click.option(
+                "--splits", help="Follow the errors of subsets on these splits too: train,test."
+            ),
+            _factors("none"),
+            REPEATS,
+            RNG_SEED,
+            RIDGE,
+        ],
         (
             *LEAD,
             "train_error",
@@ -262,8 +279,14 @@ QUESTIONS = [
             "critical_size",
             "n_clones",
             "effective_rank",
+            "split",
+            "subset_size",
             "r2_heldout",
+            "error",
             "residual_correlation_heldout",
+            "factors",
+            "null",
+            "verdict",
         ),
         epoch="all",
     ),
