@@ -38,6 +38,7 @@ from .command_line import Answer
 from .recordings import attributes, one_epoch, record
 
 ROOT = Path(__file__).parents[1]
+SMALL: dict[str, Any] = {"splits": {"test": 60}}
 LARGE: dict[str, Any] = {"splits": {"test": 2100}, "layers": {"last_hidden": 300}}
 
 
@@ -120,26 +121,26 @@ def test_questions_have_the_same_answers_and_read_no_sample_twice(
 
 
 def test_a_task_finds_the_store_in_another_process(url: str) -> None:
-    recorded(url)
+    recorded(url, **SMALL)
     lazy = actstore.open(url).reconstruction(subsets=2)
     apart = lazy.compute(scheduler="processes", num_workers=1)
     assert np.array_equal(apart.r2, lazy.compute(scheduler="synchronous").r2)
 
 
 def test_listing_and_asking_take_few_requests(url: str, wire: Wire) -> None:
-    for seed in range(3):
+    for seed in range(2):
         recorded(url, f"run{seed}", seed=seed)
     wire.requests.clear()
     store = actstore.open(url)
-    assert len(wire.requests) <= 2 + 3  # the root, the names, each run's attributes
+    assert len(wire.requests) <= 2 + 2  # the root, the names, each run's attributes
     wire.requests.clear()
-    assert len(store.runs) == 3
-    assert len(wire.requests) <= 3 * 2 * 3  # the marker and two metrics: metadata and values
+    assert len(store.runs) == 2
+    assert len(wire.requests) <= 2 * 2 * 3  # the marker and two metrics: metadata and values
     store.moments(cache=True).compute()
     wire.requests.clear()
     actstore.open(url).moments(cache=True).compute()
-    # of each epoch three objects; the rest is metadata, a few a run
-    assert len(wire.requests) <= 5 + 3 * (3 * 3 + 6)
+    # of each run the marker, four documents of the cache, and three objects an epoch
+    assert len(wire.requests) <= 4 + 2 * (2 + 4 + 3 * 3)
     wire.requests.clear()
     writer = RunWriter.create(url, "new", slots=3, attributes=attributes())
     writer.write(0, **one_epoch(0))
@@ -177,7 +178,6 @@ def test_every_command_takes_a_url(
     assert cli("compact", inside, "--keep-bits", "10", "--run", "mine").code == 0
     assert cli("rm", inside, "--run", "mine", "--yes").code == 0
     assert cli("verify", inside, "--deep").code == 0
-    assert cli("plot", "reconstruction", inside, "-o", "x.png", "--subsets", "2").code == 0
     assert not list(tmp_path.rglob("memory:*"))  # nothing was taken for the name of a folder
     assert not files_at(f"{inside}.checkpoints").sizes("")
 
@@ -223,13 +223,16 @@ from actstore.storage.verify import verify
 from actstore.storage.writer import RunWriter
 from tests.recordings import attributes, one_epoch
 url, kills, seed = sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-EPOCHS = range(8)
+EPOCHS = range(6)
 
-def write():
+def write(url):
     try:
-        writer = RunWriter.create(url, "run", slots=9, attributes=attributes())
+        writer = RunWriter.create(url, "run", slots=7, attributes=attributes())
     except RunExistsError:
-        writer = RunWriter.append(url, "run")
+        try:
+            writer = RunWriter.append(url, "run")
+        except RunExistsError:
+            return  # complete
     for epoch in EPOCHS:
         if epoch not in writer.committed:
             writer.write(epoch, **one_epoch(epoch))
@@ -268,39 +271,38 @@ def done(child):
     assert code != 99
     return code
 
+begin = time.monotonic()
+assert done(apart(write, url + "-whole")) == 0
+takes = time.monotonic() - begin
 rng, held = random.Random(seed), 0
 for _ in range(kills):
-    writer = apart(write)
-    time.sleep(rng.uniform(0.05, 0.6))
+    writer = apart(write, url)
+    time.sleep(rng.uniform(0.1, 0.6) * takes)
     os.kill(writer, signal.SIGKILL)
-    if done(writer) == 0:
-        break
+    done(writer)
     held = done(apart(check, held))
     print(held, end=" ")
-if held < len(EPOCHS):
-    try:
-        assert done(apart(write)) == 0
-    except RunExistsError:
-        pass
+assert done(apart(write, url)) == 0
 print("held", done(apart(check, len(EPOCHS))))
 """
 
 
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_writer_that_is_killed_leaves_whole_epochs_and_another_continues(
-    url: str, wire: Wire
+    url: str, wire: Wire, kills: int
 ) -> None:
-    campaign = [sys.executable, "-c", _CAMPAIGN, str(ROOT), url, "4", "0"]
+    campaign = [sys.executable, "-c", _CAMPAIGN, str(ROOT), url, str(kills), str(kills)]
     done = subprocess.run(
         campaign, capture_output=True, text=True, env={**os.environ, **wire.environment}
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.endswith("held 8\n")
+    assert done.stdout.endswith("held 6\n")
     assert actstore.open(url).only().complete
     assert [finding for finding in verify(url) if not finding.harmless] == []
     assert repair(url) == []
 
 
-@pytest.mark.parametrize("part_bytes", [2**23, 5 * 2**20], ids=["whole", "in parts"])
+@pytest.mark.parametrize("part_bytes", [5 * 2**20, pytest.param(2**23, marks=pytest.mark.slow)])
 def test_an_upload_that_is_interrupted_leaves_nothing_and_is_repeated(
     url: str, wire: Wire, monkeypatch: pytest.MonkeyPatch, part_bytes: int
 ) -> None:
@@ -322,9 +324,9 @@ def test_an_upload_that_is_interrupted_leaves_nothing_and_is_repeated(
     assert verify(url, deep=True) == []
 
 
-@pytest.mark.parametrize("after", [100, 15_000, 40_000])
+@pytest.mark.parametrize(("after", "least"), [(100, 0), (15_000, 0), (100_000, 1)])
 def test_a_server_that_is_lost_while_recording_is_told_in_one_sentence_and_nothing_is_lost(
-    url: str, wire: Wire, after: int
+    url: str, wire: Wire, after: int, least: int
 ) -> None:
     """Cut before the run exists, within its first epoch, and later."""
     writers = []
@@ -332,26 +334,29 @@ def test_a_server_that_is_lost_while_recording_is_told_in_one_sentence_and_nothi
     def write_on() -> None:
         writers.append(RunWriter.create(url, "run", slots=40, attributes=attributes()))
         for epoch in range(39):
-            writers[0].write(epoch, **one_epoch(epoch))
+            writers[0].write(epoch, **one_epoch(epoch, **SMALL))
 
     wire.cut_after = after
     with pytest.raises((StoreWriteError, StoreUnreachableError), match="does not answer") as told:
         write_on()
     assert "\n" not in str(told.value)
     held = writers[0].committed if writers else ()
+    assert least <= len(held) <= 30 * least
     if writers:
         assert f"the {len(held)} epochs before it are intact" in str(told.value)
         writers[0].close(complete=False)
     wire.mend()
     if held:
         assert actstore.open(url).only().epochs.tolist() == list(held)
-        resumed = RunWriter.append(url, "run")  # the lock names this process, which gave it up
-        resumed.write(50, **one_epoch(50))
+        # the lock could not be removed: it names this process, which gave it up
+        resumed = RunWriter.append(url, "run")
+        resumed.write(50, **one_epoch(50, **SMALL))
         resumed.close(complete=True)
         assert actstore.open(url).only().epochs.tolist() == [*held, 50]
         assert verify(url, deep=True) == []
 
 
+@pytest.mark.slow
 def test_processes_make_one_store_and_write_runs_of_it_at_once(url: str) -> None:
     code = f"""
 import os, sys, traceback
@@ -362,7 +367,7 @@ for seed in range(4):
     children.append(os.fork())
     if not children[-1]:
         try:
-            record({url!r}, f"run{{seed}}", seed=seed, epochs=[1])
+            record({url!r}, f"run{{seed}}", seed=seed, epochs=[1], splits={{"test": 60}})
         except BaseException:
             traceback.print_exc()
             os._exit(1)
@@ -375,7 +380,7 @@ sys.exit(sum(os.waitpid(child, 0)[1] for child in children) != 0)
     assert len(store) == 4
     assert all(run.complete for run in store.values())
     for run in store.values():
-        expected = one_epoch(1, seed=run.seed)["activations"]["test"]["last_hidden"]
+        expected = one_epoch(1, seed=run.seed, **SMALL)["activations"]["test"]["last_hidden"]
         assert np.array_equal(run.dataset().activations[0], expected)
 
 
@@ -388,7 +393,7 @@ def forge_lock(url: str, **changes: object) -> None:
 
 
 def test_a_second_writer_is_refused_with_the_name_of_the_first(url: str) -> None:
-    recorded(url, slots=4, complete=False)
+    recorded(url, slots=4, complete=False, **SMALL)
     code = "import sys; from actstore.storage.writer import RunWriter as W\n"
     code += f"w = W.append({url!r}, 'run'); print('have it', flush=True); sys.stdin.read()"
     first = subprocess.Popen(
@@ -524,7 +529,7 @@ def _refuse_after(server: Server, requests: int) -> None:
 def test_credentials_that_are_refused_are_told_in_one_sentence(
     url: str, server: Server, no_credentials: Callable[[int], None], cli: Callable[..., Answer]
 ) -> None:
-    recorded(url, complete=False, slots=9)
+    recorded(url, complete=False, slots=9, **SMALL)
     no_credentials(0)
     answer = cli("runs", url)
     assert answer.code == 1
@@ -536,9 +541,9 @@ def test_credentials_that_are_refused_are_told_in_one_sentence(
     writer = RunWriter.append(url, "run")
     no_credentials(6)  # in the middle of the next epoch
     with pytest.raises(StoreWriteError, match=r"refuses these credentials.*3 epochs before it"):
-        writer.write(20, **one_epoch(20))
+        writer.write(20, **one_epoch(20, **SMALL))
     no_credentials(10**6)
-    writer.write(20, **one_epoch(20))
+    writer.write(20, **one_epoch(20, **SMALL))
     writer.close(complete=True)
     assert verify(url, deep=True) == []
 
@@ -567,6 +572,8 @@ def test_a_mistaken_url_is_told_in_one_sentence(
         url: "a folder without a Zarr group",
         "s4://bucket/x": "cannot be opened",
         "s3://": "cannot be opened",
+        f"s3:/{BUCKET}/x": "write two slashes",
+        "file:///no/such/folder": "no store at",
     }.items():
         answer = cli("runs", wrong)
         assert answer.code == 1

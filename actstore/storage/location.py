@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -42,6 +43,16 @@ def files_at(path: StorePath, *, read_only: bool = False, durable: bool = False)
         If it is a URL, and what opens it is not installed.
     """
     where = anywhere(path)
+    if where.startswith("file://"):
+        from urllib.parse import urlsplit
+        from urllib.request import url2pathname  # takes long to import
+
+        where = url2pathname(urlsplit(where).path)
+    elif re.match(r"(s3|gs|az|memory):/[^/]", os.fspath(path)):
+        raise StoreNotFoundError(
+            f"{os.fspath(path)!r} is no URL; write two slashes, and give it as text (a Path of it "
+            "has one)"
+        )
     if "://" not in where:
         return LocalFiles(Path(where), read_only=read_only, durable=durable)
     from actstore.storage.remote import RemoteFiles

@@ -27,6 +27,10 @@ from actstore.storage.files import Files
 HEARTBEAT = 30.0  # seconds between two signs of life
 STALE = 10 * HEARTBEAT  # a lock without a sign of life for so long has probably lost its owner
 
+#: claims that this process holds: the file of one that was given up stays where a disk or a server
+#: cannot be reached
+_HELD: set[str] = set()
+
 
 @dataclasses.dataclass(frozen=True)
 class Owner:
@@ -57,9 +61,14 @@ class Owner:
 
     @property
     def ended(self) -> bool:
-        """Whether the process is known to have ended; False if that cannot be known from here."""
+        """Whether the process is known to have ended, or to have given this lock up.
+
+        False if that cannot be known from here.
+        """
         if self.place != _place():
             return False
+        if self.pid == os.getpid() and self.claim not in _HELD:
+            return True
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
@@ -103,13 +112,18 @@ class RunLock:
         """
         key = lock_key(run)
         owner = Owner.here()
+        _HELD.add(owner.claim)
 
         def refuse(held: bytes, age: float) -> None:
             holder = _owner(held)
             if holder is not None and not holder.ended:
                 raise RunLockedError(_refusal(run, f"{files.place}/{key}", holder, age))
 
-        files.claim(key, json.dumps(dataclasses.asdict(owner)).encode(), refuse)
+        try:
+            files.claim(key, json.dumps(dataclasses.asdict(owner)).encode(), refuse)
+        except BaseException:
+            _HELD.discard(owner.claim)
+            raise
         return cls(files, key, owner)
 
     def release(self) -> None:
@@ -125,6 +139,7 @@ def _beat(files: Files, key: str, done: threading.Event) -> None:
 
 def _release(files: Files, key: str, owner: Owner, done: threading.Event) -> None:
     done.set()
+    _HELD.discard(owner.claim)
     if os.getpid() != owner.pid:
         return
     with contextlib.suppress(OSError):

@@ -142,7 +142,9 @@ def read_marker(group: zarr.Group, store: str) -> Array:
         If it cannot be read, or is lost.
     """
     begun = "splits" in group.attrs  # written before the first epoch is committed
-    marker = group.get(schema.EPOCH)
+    # Asked first only where it may be missing: zarr's error for a missing array keeps the frames
+    # alive that it passed through, and with them a writer that holds the lock.
+    marker = group.get(schema.EPOCH) if begun or schema.EPOCH in group else None
     if marker is not None:
         assert isinstance(marker, zarr.Array)
         with contextlib.suppress(FileNotFoundError):
