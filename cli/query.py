@@ -78,7 +78,7 @@ def ask(
         options["factors"] = _factors(options["factors"])
     if isinstance(options.get("error_inf"), str):
         options["error_inf"] = parse_value(options["error_inf"])
-    if "splits" in options:
+    if options.get("splits") is not None:
         options["splits"] = options["splits"].split(",")
     if options.get("window") is not None:
         options["window"] = tuple(options["window"])
@@ -153,14 +153,8 @@ def _worded(rows: output.Rows) -> output.Rows:
 
 
 def _footer(question: str, answer: Any) -> str:
-    if question == "noise" and "excess" in answer:
-        said = (
-            "verdict: consistent with independent noise up to 1.05 × the matched null or its 95 % "
-            "point, else how many times the null; '?' where the fit did not converge"
-        )
-        return f"\n\n{textwrap.fill(said, output.WIDTH)}"
     if question != "scaling":
-        return _criterion(answer)
+        return _against_null(answer) + _criterion(answer)
     lines = []
     for setting in answer["setting"].values:
         for threshold in answer["threshold"].values:
@@ -173,6 +167,16 @@ def _footer(question: str, answer: Any) -> str:
     ]
     lines = [textwrap.fill(line, output.WIDTH, subsequent_indent="  ") for line in lines]
     return "\n\n" + "\n".join(lines) + _criterion(answer)
+
+
+def _against_null(answer: Any) -> str:
+    if "excess" not in answer:
+        return ""
+    said = (
+        "verdict: consistent with independent noise up to 1.05 × the matched null or its 95 % "
+        "point, else how many times the null; '?' where the fit did not converge"
+    )
+    return f"\n\n{textwrap.fill(said, output.WIDTH)}"
 
 
 def _growth(one: Any) -> str:
