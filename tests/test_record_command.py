@@ -129,7 +129,7 @@ def test_what_is_kept_is_what_was_asked_and_what_a_resumed_sweep_must_ask(here, 
         bits = np.asarray(found.dataset("test").activations).view(np.uint32)
         assert not (bits & (2 ** (23 - 7) - 1)).any()
     other = ("--keep-bits", "5")
-    with pytest.raises(RunExistsError, match=r"keeps .*, and activations of 5 bits is asked for"):
+    with pytest.raises(RunExistsError, match=r"keeps .*, and is to keep activations of 5 bits"):
         run("d.zarr", *SMALL, *other, "--resume")
     assert run("d.zarr", *SMALL, *flags, "--resume").exit_code == 0
 
@@ -139,7 +139,9 @@ def test_an_interrupted_run_is_resumed_with_what_it_keeps_only(here):
     assert run("d.zarr", *again, "--keep", "moments", "--quiet").exit_code == 0
     run_group = zarr.open_group("d.zarr", mode="r+")[Catalogue("d.zarr").only().name]
     run_group.attrs["complete"] = False  # as if it had been interrupted
-    with pytest.raises(RunExistsError, match="keeps moments, and activations and moments is asked"):
+    with pytest.raises(
+        RunExistsError, match="keeps moments, and is to keep activations and moments"
+    ):
         run("d.zarr", *again, "--moments", "--resume")
 
 

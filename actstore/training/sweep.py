@@ -143,8 +143,8 @@ def _complete(
         found = schema.kept_in_words(run.attrs)
         if found != plan.kept:
             raise RunExistsError(
-                f"run {plan.name!r} keeps {found}, and {plan.kept} is asked for now; ask for what "
-                "it keeps (--keep, --moments, --keep-bits), overwrite it or choose another store"
+                f"run {plan.name!r} keeps {found}, and is to keep {plan.kept} now; ask for what it "
+                "keeps (--keep, --moments, --keep-bits), overwrite it or choose another store"
             )
         if run.complete:
             done.add(plan.name)
