@@ -25,6 +25,11 @@ def command(folder: str, quiet: bool) -> None:
     actstore demo
     actstore demo ~/clones
     """
+    if "://" in folder:
+        raise click.UsageError(
+            "the demonstration draws into a folder; 'actstore record URL --recipe digits' records "
+            "into a bucket"
+        )
     where = Path(folder)
     where.mkdir(parents=True, exist_ok=True)
     store, figure = where / "digits.zarr", where / "digits.png"

@@ -61,6 +61,8 @@ def refusal(error: Exception, url: str) -> OSError:
     if "169.254.169.254" in text or "metadata.google.internal" in text:
         # what is asked last: the machine itself, were it one of the provider's
         return PermissionError(errno.EACCES, "no credentials were found in the environment")
+    if isinstance(error, exceptions.NotSupportedError) or name == "NotImplemented":
+        return OSError(errno.ENOTSUP, "the server has no conditional writes, which locks need")
     denied = exceptions.PermissionDeniedError | exceptions.UnauthenticatedError
     if isinstance(error, denied) or re.search(r"status code: 40[13]", text):
         because = f": {name}" if name else ""
