@@ -657,6 +657,44 @@ def test_a_triangle_marks_the_first_epoch_of_zero_train_error(
     np.testing.assert_allclose(clones.get_ydata(), np.where(ratio >= 2, ratio, np.nan))
 
 
+def follow(answers: Answers) -> xr.Dataset:
+    """Ask how subsets of one width fare over the epochs, with weight decay and without."""
+    return queries.dynamics(
+        answers.store.sel(width=32), subset_size=[2, 4, 8], subsets=6, splits=["test"], factors=4,
+        repeats=2, threshold=THRESHOLD,
+    )  # fmt: skip
+
+
+def test_subsets_that_are_followed_are_drawn_by_epoch(answers: Answers) -> None:
+    result = follow(answers).compute()
+    one = result.isel(run=result.weight_decay.values == 0.005)
+    ax = plotting.followed(one)
+    for size in (2, 4, 8):
+        mean = one.r2_heldout.sel(subset_size=size).mean(["run", "subset"])
+        np.testing.assert_allclose(line_called(ax, f"subsets of {size}").get_ydata(), mean)
+    whole = plotting.figure("dynamics", result)
+    axes = [ax.get_ylabel() for ax in whole.axes]
+    assert axes[4::2] == [
+        "held-out R² (neurons outside)", "mean |correlation| of residuals", "test error of subsets"
+    ]  # fmt: skip
+    noise = whole.axes[7]
+    floor = line_called(noise, "sampling floor").get_ydata()
+    np.testing.assert_allclose(floor, one.sampling_floor.isel(subset_size=0).mean("run"))
+    dashed = next(line for line in noise.lines if line.get_label() == "_")
+    null = one["null"].sel(subset_size=2).mean("run").squeeze()
+    np.testing.assert_allclose(np.asarray(dashed.get_ydata(), float), null)
+
+
+def test_subsets_of_several_widths_are_not_mixed() -> None:
+    result = queries.dynamics(planted_dataset(), subset_size=[2, 4], subsets=3)
+    several = xr.concat(
+        [result.assign_coords(run=[n], width=("run", [w])) for n, w in (("a", 16), ("b", 32))],
+        "run",
+    )
+    with pytest.raises(InvalidParameterError):
+        plotting.followed(several)
+
+
 def test_early_epochs_are_stretched_only_if_they_were_recorded_more_densely() -> None:
     def axis_of(epochs: list[int]) -> str:
         n = len(epochs)
@@ -827,6 +865,7 @@ def growths(_: Answers) -> Figure:
 
 PICTURES: dict[str, Callable[[Answers], Figure]] = {
     **{q: lambda answers, q=q: plotting.figure(q, answers[q]) for q in ASKED},  # type: ignore[misc]
+    "followed": lambda answers: plotting.figure("dynamics", follow(answers)),
     "parts": lambda answers: plotting.figure("clones", pair(answers)),
     "decay": decay,
     "growth": growths,

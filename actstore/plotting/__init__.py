@@ -13,6 +13,7 @@ try:
     from actstore.plotting.ensemble import bias_variance, ensemble
     from actstore.plotting.error import error, error_decay
     from actstore.plotting.figure import figure, save, save_paper
+    from actstore.plotting.followed import followed
     from actstore.plotting.matrix import clone_matrix
     from actstore.plotting.noise import noise, noise_eigenvalues
     from actstore.plotting.paper import QUESTIONS as PAPER
@@ -40,6 +41,7 @@ __all__ = [
     "error",
     "error_decay",
     "figure",
+    "followed",
     "noise",
     "noise_eigenvalues",
     "paper",

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 
 from actstore import schema
 from actstore.plotting import settings
+from actstore.plotting.followed import pieces as followed
 from actstore.plotting.panels import Piece, draw_one
 from actstore.plotting.scaling import CRITERIA, FEWEST, NONE, none_row
 from actstore.plotting.series import Group, Series, looks_of
@@ -46,8 +47,8 @@ def dynamics(result: xr.Dataset, *, ax: Axes | None = None) -> Axes:
 
 
 def pieces(result: xr.Dataset) -> list[Piece]:
-    """Return the errors of each setting, then the clones of each threshold and setting."""
-    return [*_errors(result), *_clones(result)]
+    """Return the errors of each setting, the clones of each threshold, and subsets as followed."""
+    return [*_errors(result), *_clones(result), *followed(result)]
 
 
 def columns(result: xr.Dataset) -> int:
