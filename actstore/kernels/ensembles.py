@@ -188,7 +188,7 @@ def bias_variance(
     ----------
     Neal et al., "A modern take on the bias-variance tradeoff in neural networks"
     (arXiv 1810.08591); Yang et al., "Rethinking bias-variance trade-off for generalization of
-    neural networks" (arXiv 2002.11328), section 2 and its unbiased estimator.
+    neural networks" (arXiv 2002.11328), with its unbiased estimator.
 
     Examples
     --------

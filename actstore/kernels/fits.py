@@ -92,7 +92,7 @@ def power_law(
 
     References
     ----------
-    arXiv 2106.03485, trap: an exponent says nothing without the window of its fit.
+    arXiv 2106.03485 draws such a law as a guide; an exponent says nothing without its window.
 
     Examples
     --------

@@ -89,7 +89,7 @@ def residual_correlations(
 
     References
     ----------
-    arXiv 2106.03485, figure 2 (correlation of the residuals).
+    arXiv 2106.03485 (correlation of the residuals).
 
     Examples
     --------

@@ -79,7 +79,7 @@ def prefix_r2(
 
     References
     ----------
-    arXiv 2106.03485, figure 2. Leaving the subset's own neurons out keeps the mechanical rise of
+    arXiv 2106.03485. Leaving the subset's own neurons out keeps the mechanical rise of
     R² out as well: they count as perfectly explained in ``r2``.
 
     Examples

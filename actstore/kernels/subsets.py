@@ -102,7 +102,7 @@ def subset_r2(
 
     References
     ----------
-    arXiv 2106.03485, section "reconstruction of the layer from a chunk".
+    arXiv 2106.03485, reconstruction of the layer from a "chunk".
 
     Examples
     --------

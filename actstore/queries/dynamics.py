@@ -119,11 +119,12 @@ def dynamics(
     Notes
     -----
     Only recorded epochs are seen: an event lies between the epoch given and the one recorded
-    before it. Zero train error is not enough for clones; time under weight decay after it is.
+    before it. The paper's claim is that clones need training to go on until the train error is
+    zero: ``lag`` tells whether they came after it here, which does not say that they came of it.
 
     References
     ----------
-    arXiv 2106.03485, section 5 (training dynamics).
+    arXiv 2106.03485 (the measurements of the paper against epoch).
     """
     thresholds = check_thresholds(threshold)
     r2_name = check_criterion(criterion)

@@ -111,14 +111,20 @@ def ensemble(
 
     Notes
     -----
+    Bias² and variance are those of :math:`E_s \|p_s - y\|^2 = \|\bar p - y\|^2 + E_s \|p_s -
+    \bar p\|^2`, averaged over samples, with the class probabilities :math:`p_s` of seed s and the
+    one-hot label y, corrected for the number of seeds. The clones here are random subsets of w
+    neurons, whatever their R²: whether they are clones, ``clones`` says.
+
     The paper claims that the wide network wins in one task; the answer says who wins here. A
     difference whose interval holds zero is a draw. Runs that stopped at different epochs are
     compared with a warning, and ``epochs`` in the attributes names them.
 
     References
     ----------
-    arXiv 2106.03485 v1, section 6 (ensembles); McNemar (1947); arXiv 2305.18411 for bias and
-    variance by width.
+    arXiv 2106.03485 v1 (a wide network against an ensemble of networks of the size of a clone);
+    McNemar (1947); Agresti & Min (2005) for the interval; arXiv 2002.11328 for bias² and
+    variance, arXiv 2305.18411 for both by width.
     """  # noqa: E501 - the first sentence names all three
     found = readable(last_epoch(data), layer=layer, splits=[split])
     epochs = compared_epochs(found)

@@ -110,7 +110,9 @@ def error(
 
     References
     ----------
-    arXiv 2106.03485, section 4 and figure 2 (error of a chunk); arXiv 2306.00183 for the refit.
+    arXiv 2106.03485 (error of a "chunk": trained readout, no refit, no rescaling, 100 subsets;
+    ``error_inf`` is there the error of an ensemble); arXiv 2306.00183 for the refit, a linear
+    probe that is trained anew, here by least squares.
     """
     check_positive(subsets=subsets)
     check_seed_and_ridge(rng_seed, ridge)

@@ -71,8 +71,8 @@ def noise(
     The residuals of the regression of the layer on a subset have the covariance
     :math:`C_{22} - C_{21} C_{11}^{-1} C_{12}`. ``residual_correlation_heldout`` is the mean
     absolute correlation over pairs of neurons outside the subset; ``residual_correlation`` is the
-    paper's, over all pairs, whose fall to zero at w = W is arithmetic: the subset's own residuals
-    are zero.
+    paper's, over all pairs. The subset's own residuals are zero, so it is the held-out value
+    times :math:`(W - w)(W - w - 1) / (W (W - 1))`, whose fall to zero at w = W is arithmetic.
 
     Parameters
     ----------
@@ -129,9 +129,10 @@ def noise(
     ``sampling_floor``. The floor is a lower bound, since a regression on noisy neurons injects an
     error that the residuals share. The **matched null** has it too: a factor model ΛΛᵀ + Ψ
     (shared signals and independent noise) is fitted to the measured covariance by maximum
-    likelihood, as many samples as were measured are drawn from it, and the same subsets
-    evaluated. Each simulation evaluates a few of them, in turn, so that all have the same weight:
-    subsets differ by more than simulations do. A measurement is ``consistent`` with independent
+    likelihood, the co-moments of as many Gaussian samples as were measured are drawn from it,
+    and the same subsets evaluated: tails heavier than a Gaussian's are not in the null. Each
+    simulation evaluates a few of them, in turn, so that all have the same weight: subsets differ
+    by more than simulations do. A measurement is ``consistent`` with independent
     noise if its mean over subsets is no more than 5 % above the null or within its interval. The
     number of factors matters: too few leave shared signals in the residuals, and enough of them
     explain any correlated noise. "gap" and "bic" bracket the answer; it is firm where both give
@@ -141,8 +142,9 @@ def noise(
 
     References
     ----------
-    arXiv 2106.03485, section 3 and figure 2 (correlation of the residuals); the null is not in
-    the paper. Lawley & Maxwell (1971) for the fit; Marchenko & Pastur (1967).
+    arXiv 2106.03485 (correlation of the residuals); the held-out value, the floor, the null and
+    the edge are not in the paper. Lawley & Maxwell (1971) for the fit; Bartlett (1933) for the
+    draws; Marchenko & Pastur (1967).
 
     Examples
     --------

@@ -44,10 +44,17 @@ def reconstruction(
 ) -> xr.Dataset:
     r"""Return R² of the layer from random subsets of its neurons.
 
-    With the neurons in random order, :math:`C + λI = L L^T` gives every subset size w at once:
-    ``r2(w)`` = :math:`\sum_{j<w} \|L_{:,j}\|^2 / \operatorname{tr} C` over all neurons, as in the
-    paper, and ``r2_heldout(w)`` over the neurons outside the subset, which do not count as
-    explained by themselves (trap 2 of a measurement that follows the paper to the letter).
+    A ridge regression from the subset to the layer leaves of the co-moment C the Schur complement
+    of the subset. With the neurons in random order and :math:`C + λI = L L^T` it follows for
+    every subset size w at once, without a regression: but for λ,
+
+    .. math::
+
+        r2(w) = 1 - \frac{\sum_{j ≥ w} \|L_{:,j}\|^2}{\operatorname{tr} C}, \quad
+        r2\_heldout(w) = 1 - \frac{\sum_{j ≥ w} \|L_{:,j}\|^2}{\sum_{i ≥ w} C_{ii}},
+
+    over all neurons, as in the paper, and over those outside the subset: in the first the
+    subset's own neurons count as explained, which makes it rise whatever the data do.
 
     Parameters
     ----------
@@ -85,9 +92,17 @@ def reconstruction(
     NotInStoreError
         If a run does not hold a split or the layer.
 
+    Notes
+    -----
+    Against the paper's script: R² is that of its regression (fitted and scored on the same
+    samples), with λ relative to the mean variance, where its ``alpha`` of 1e-8 is absolute;
+    neurons without variance are left out; and the sizes of one subset are nested, where the
+    paper draws each size anew: the mean over subsets is the same in expectation, and sizes share
+    their deviations from it.
+
     References
     ----------
-    arXiv 2106.03485, section 3 and figure 2 (R² of a chunk).
+    arXiv 2106.03485 (R² of a "chunk"; its reference semantics are those of the authors' code).
 
     Examples
     --------

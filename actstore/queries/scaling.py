@@ -180,7 +180,8 @@ def scaling(
 
     References
     ----------
-    arXiv 2106.03485, section 3, "the number of clones grows linearly with width".
+    arXiv 2106.03485: the number of clones "increases linearly with the width of the layer", "only
+    if the width is above a critical value" (abstract); the fits are not the paper's.
     """
     thresholds = check_thresholds(threshold)
     r2_name = check_criterion(criterion)

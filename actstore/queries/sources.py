@@ -102,7 +102,7 @@ def sources(data: Data, *, layer: str, split: str = "test") -> list[Source]:
 
 
 def warn_of_few_samples(found: Sequence[Source]) -> None:
-    """Warn where a layer has fewer than two samples a neuron (trap 7 of such measurements).
+    """Warn where a layer has fewer than two samples a neuron.
 
     Warns
     -----
