@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -24,6 +24,8 @@ from .options import (
 )
 from .questions import LEAD, QUESTIONS, Question
 
+#: columns of the law of the error of subsets
+SIZE_LAW = ("split", "gamma…", "error_inf", "window_low", "window_high")
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -129,14 +131,33 @@ def table_of(question: Question, answer: Any) -> str:
     """Return the rows of a computed answer as a person wants to see them."""
     from actstore.queries.table import frames, records
 
-    extra = [k for k, c in answer.coords.items() if c.dims in (("run",), ("setting",))]
-    columns: list[str] = []
-    for name in question.columns:
-        columns += (
-            [k for k in extra if k not in ("run", "setting", *LEAD)] if name == "*" else [name]
-        )
-    tables = [output.table(_worded(records(table)), columns) for table in frames(answer)]
+    tables = [
+        output.table(_worded(records(table)), _columns(question.columns, answer))
+        for table in frames(answer)
+    ]
+    if question.name == "error":
+        tables.append(_size_law(answer))
     return "\n\n".join(tables) + _footer(question.name, answer)
+
+
+def _size_law(answer: Any) -> str:
+    """Return γ of the error of subsets, never without its window and interval."""
+    from actstore.queries.table import frames, records
+
+    law = answer[["gamma", "gamma_low", "gamma_high", *SIZE_LAW[2:]]]
+    if bool(law["gamma"].isnull().all()):
+        return "error - error_inf ~ size^-gamma: these sizes do not tell gamma"
+    rows = records(frames(law)[0])
+    return "error - error_inf ~ size^-gamma\n\n" + output.table(
+        rows, _columns([*LEAD, *SIZE_LAW], answer)
+    )
+
+
+def _columns(names: Sequence[str], answer: Any) -> list[str]:
+    """Return the names with the hyper-parameters of the answer in the place of the star."""
+    extra = [k for k, c in answer.coords.items() if c.dims in (("run",), ("setting",))]
+    settings = [k for k in extra if k not in ("run", "setting", *LEAD)]
+    return [column for name in names for column in (settings if name == "*" else [name])]
 
 
 def _worded(rows: output.Rows) -> output.Rows:

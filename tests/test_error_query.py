@@ -391,7 +391,13 @@ def test_the_table_has_a_row_a_split_and_size(path: Path, cli: Callable[..., Ans
     assert answer.code == 0, answer.err
     for split in SPLITS:
         rows = [line for line in answer.out.splitlines() if f" {split} " in f" {line} "]
-        assert len(rows) == 5
+        assert len(rows) == 5 + 1  # of the sizes, and of their law
+    one = actstore.open(path).sel(width=WIDTH, seed=0, epoch=-1).error(subsets=2, splits="train")
+    law = answer.out.partition("size^-gamma")[2]
+    assert f"{one.gamma.values.item():.4g} (" in law
+    assert law.count("…") >= 2
+    few = cli("query", "error", path, "--width", WIDTH, "--subset-size", "2,4", "--subsets", 2)
+    assert "these sizes do not tell gamma" in few.out
 
 
 @pytest.mark.parametrize(
