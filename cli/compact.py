@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from .options import Numbers, Setting, chosen_by
+from .options import chosen_by, run_options
 
 
 @click.command("compact", context_settings={"help_option_names": ["-h", "--help"]})
@@ -17,15 +17,7 @@ from .options import Numbers, Setting, chosen_by
     required=True,
     help="Bits of mantissa to keep, of 23: 10 as in float16, 7 as in bfloat16.",
 )
-@click.option("--width", type=Numbers(), multiple=True, help="Only runs of this width, or 64,256.")
-@click.option("--seed", type=Numbers(), multiple=True, help="Only runs of this seed, or 0,1,2.")
-@click.option(
-    "--where",
-    type=Setting(),
-    multiple=True,
-    help="Only runs with this setting, such as weight_decay=0.005.",
-)
-@click.option("--run", multiple=True, help="Only the run of this name.")
+@run_options
 @click.option("--dry-run", is_flag=True, help="Say how much the answers would change, and stop.")
 def command(
     store: str,

@@ -34,7 +34,11 @@ _NAMED = re.compile(r"([\w.+\-]+)(?:/([\w.+\-]+))?=(.+)")
     required=True,
     help="Epochs of the files: one, or as many as files of a split or entries of a 3-d array.",
 )
-@click.option("--epochs", type=click.IntRange(1), help="Epochs that will be imported in all.")
+@click.option(
+    "--epochs",
+    type=click.IntRange(1),
+    help="Epochs that the run will have in all, if more are imported later.",
+)
 @click.option("--run", help="Name of the run.  [default: made of width, settings and seed]")
 @click.option("--set", "settings", type=Setting(), multiple=True, help="A hyper-parameter.")
 @click.option("--model", default="", help="What was trained, in words.")
@@ -51,7 +55,7 @@ _NAMED = re.compile(r"([\w.+\-]+)(?:/([\w.+\-]+))?=(.+)")
 @click.option(
     "--readout-bias", multiple=True, metavar="FILE[::KEY]", help="(output,).  [default: 0]"
 )
-@click.option("--key", help="Array of FILES that hold several and do not say ::KEY.")
+@click.option("--key", help="Array to take from FILES of several that do not say ::KEY.")
 @click.option("--overwrite", is_flag=True, help="Replace a run of the same name.")
 def command(
     store: str,

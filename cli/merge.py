@@ -17,7 +17,7 @@ from .waiting import waiting
     type=click.Choice(["error", "skip", "overwrite"]),
     default="error",
     show_default=True,
-    help="What to do about a run that is in both stores and differs.",
+    help="A run of one name that differs: an error, keep that of STORE, or take the other.",
 )
 def command(store: str, others: tuple[str, ...], existing: Any) -> None:
     """Copy the runs of OTHERS into STORE, which is made if there is none.

@@ -91,8 +91,8 @@ def epochs(text: str) -> int | list[int] | slice | None:
         ) from None
 
 
-def selection_options(epoch: str) -> Callable[[F], F]:
-    """Which runs and epochs of the store are asked; ``epoch`` is the default."""
+def run_options(command: F) -> F:
+    """Which runs of the store are meant."""
     options = [
         click.option(
             "--width", type=Numbers(), multiple=True, help="Only runs of this width, or 64,256."
@@ -107,6 +107,14 @@ def selection_options(epoch: str) -> Callable[[F], F]:
             help="Only runs with this setting, such as weight_decay=0.005.",
         ),
         click.option("--run", multiple=True, help="Only the run of this name."),
+    ]
+    return _decorated(command, options)
+
+
+def selection_options(epoch: str) -> Callable[[F], F]:
+    """Which runs and epochs of the store are asked; ``epoch`` is the default."""
+    options = [
+        run_options,
         click.option(
             "--epoch",
             default=epoch,

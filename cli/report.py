@@ -10,7 +10,7 @@ import click
 
 from .groups import OneStore
 from .loading import libraries
-from .options import Numbers, Setting, check_workers, chosen_by, worker_options
+from .options import check_workers, chosen_by, run_options, worker_options
 from .output import said_once
 from .questions import CRITERION, LAYER, RNG_SEED, SPLIT, SUBSETS
 
@@ -21,14 +21,7 @@ if TYPE_CHECKING:
 @click.command("report", cls=OneStore, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("store", type=click.Path())
 @click.option("-o", "--output", metavar="FILE", required=True, help="The page, .html.")
-@click.option("--width", type=Numbers(), multiple=True, help="Only runs of this width, or 64,256.")
-@click.option("--seed", type=Numbers(), multiple=True, help="Only runs of this seed, or 0,1,2.")
-@click.option(
-    "--where",
-    type=Setting(),
-    multiple=True,
-    help="Only runs with this setting, such as weight_decay=0.005.",
-)
+@run_options
 @click.option(
     "--threshold", default=0.95, show_default=True, help="R² that makes a subset a clone."
 )
@@ -44,6 +37,7 @@ def command(
     width: Any,
     seed: Any,
     where: Any,
+    run: tuple[str, ...],
     workers: int | None,
     scheduler: str | None,
     **options: Any,
@@ -66,7 +60,7 @@ def command(
     from . import compute
 
     checked(output)
-    chosen = actstore.open(store).sel(**chosen_by(width, seed, where))
+    chosen = actstore.open(store).sel(run=list(run) or None, **chosen_by(width, seed, where))
     with (
         compute.planning(),
         compute.crew(workers, scheduler) as crew,

@@ -6,26 +6,18 @@ from typing import Any
 
 import click
 
-from .options import Numbers, Setting, chosen_by, epochs
+from .options import chosen_by, epochs, run_options
 
 
 @click.command("rm", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("store", type=click.Path())
-@click.option("--width", type=Numbers(), multiple=True, help="Only runs of this width, or 64,256.")
-@click.option("--seed", type=Numbers(), multiple=True, help="Only runs of this seed, or 0,1,2.")
+@run_options
 @click.option(
-    "--where",
-    type=Setting(),
-    multiple=True,
-    help="Only runs with this setting, such as weight_decay=0.005.",
-)
-@click.option("--run", multiple=True, help="Only the run of this name.")
-@click.option(
-    "--epoch", help="These epochs of the runs (-1; 1,5,10; 10:50), and not the runs themselves."
+    "--epoch", help="Remove these epochs (-1; 1,5,10; 10:50) of the runs, and not the runs."
 )
 @click.option("--all", "every", is_flag=True, help="All runs of the store.")
 @click.option("--dry-run", is_flag=True, help="Say what would be removed, and stop.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Remove without asking.")
 def command(
     store: str,
     width: Any,
@@ -38,6 +30,8 @@ def command(
     yes: bool,
 ) -> None:
     """Remove the selected runs, or epochs of them, for good.
+
+    It says what it is to remove, and asks.
 
     \b
     actstore rm digits.zarr --width 8,16 --dry-run

@@ -8,19 +8,12 @@ from typing import Any
 import click
 
 from . import output
-from .options import Numbers, Setting, chosen_by
+from .options import chosen_by, run_options
 
 
 @click.command("runs", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("store", type=click.Path())
-@click.option("--width", type=Numbers(), multiple=True, help="Only runs of this width, or 64,256.")
-@click.option("--seed", type=Numbers(), multiple=True, help="Only runs of this seed, or 0,1,2.")
-@click.option(
-    "--where",
-    type=Setting(),
-    multiple=True,
-    help="Only runs with this setting, such as weight_decay=0.005.",
-)
+@run_options
 @click.option(
     "--format",
     "form",
@@ -29,7 +22,7 @@ from .options import Numbers, Setting, chosen_by
     show_default=True,
     help="Form of the rows on stdout.",
 )
-def command(store: str, width: Any, seed: Any, where: Any, form: str) -> None:
+def command(store: str, width: Any, seed: Any, where: Any, run: tuple[str, ...], form: str) -> None:
     """List the runs of a store: settings, epochs stored, last errors.
 
     \b
@@ -38,7 +31,7 @@ def command(store: str, width: Any, seed: Any, where: Any, form: str) -> None:
     """
     import actstore
 
-    chosen = actstore.open(store).sel(**chosen_by(width, seed, where))
+    chosen = actstore.open(store).sel(run=list(run) or None, **chosen_by(width, seed, where))
     table = chosen.runs.reset_index()
     plain = table.astype(object).where(table.notna(), None)
     rows = [{str(k): v for k, v in row.items()} for row in plain.to_dict("records")]
