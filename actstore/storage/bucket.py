@@ -87,7 +87,12 @@ def _bucket(
         "timeout": timedelta(minutes=10),
     }
     retry: RetryConfig = {
-        "max_retries": 6 if patience < 60 else 30,
+        "backoff": {
+            "init_backoff": timedelta(milliseconds=100),
+            "max_backoff": timedelta(seconds=max(1.0, patience / 15)),
+            "base": 3,  # the next is drawn from up to this times the last: by 2 it hardly grows
+        },
+        "max_retries": 1000,  # the time decides
         "retry_timeout": timedelta(seconds=patience),
     }
     try:

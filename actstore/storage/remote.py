@@ -39,7 +39,7 @@ from actstore.storage.bucket import is_refusal, open_bucket, refusal
 
 #: seconds in which a request is repeated: a question is not kept waiting, a training survives
 #: that the network is away for a while
-READ_PATIENCE, WRITE_PATIENCE = 15, 240
+READ_PATIENCE, WRITE_PATIENCE = 10, 240
 
 #: objects above this size are uploaded in parts of it, several at once
 PART_BYTES = 2**23
