@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 Rows = list[dict[str, Any]]
 #: words of a heading; "n clones" is one
-_WORDS = re.compile(r"(?:\bn )?\S+")
+_WORDS = re.compile(r"n clones|\S+")
 #: columns of a table
 WIDTH = 80
 
