@@ -84,7 +84,7 @@ def actstore() -> None:
     """
 
 
-def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     """Print a warning as one line without the place in the code, which helps nobody here."""
     click.echo(f"actstore: {message}", err=True)
 
@@ -94,7 +94,7 @@ def main() -> None:
     # The library is not imported for --help; errors.py is small.
     from actstore.errors import ActstoreError
 
-    warnings.showwarning = _show_warning
+    warnings.showwarning = show_warning
     try:
         stopped = actstore.main(standalone_mode=False)  # what ctx.exit was given, if it was called
         if isinstance(stopped, int) and stopped:

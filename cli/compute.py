@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -176,12 +177,20 @@ def _own_cluster(workers: int) -> Iterator[None]:
                 cluster = opened.enter_context(
                     distributed.LocalCluster(n_workers=workers, **options)
                 )
-                opened.enter_context(distributed.Client(cluster))
+                client = opened.enter_context(distributed.Client(cluster))
+                client.run(_warn_plainly)
         except (OSError, RuntimeError) as error:
             raise ActstoreError(
                 f"no worker process can be started ({error}); leave --workers out"
             ) from error
         yield  # outside of try: an error of the work is not one of the start
+
+
+def _warn_plainly() -> None:
+    """Let a worker warn as the command does: one line, on the same stderr."""
+    from . import show_warning
+
+    warnings.showwarning = show_warning
 
 
 @contextmanager

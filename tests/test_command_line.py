@@ -681,12 +681,16 @@ def test_an_epoch_that_only_some_runs_have_is_named_with_the_run(fresh: Path, cl
 # where the work runs
 
 
-def test_worker_processes_give_the_same_answer(planted_path: Path) -> None:
+def test_worker_processes_answer_and_warn_as_threads_do(fresh: Path, cli: Call) -> None:
     pytest.importorskip("distributed")
-    ask = ("query", "clones", planted_path, "--width", 16, *QUICK, "--format", "json")
+    ask = ("query", "clones", fresh, *ONE, *QUICK, "--format", "json")
+    expected = cli(*ask).json
+    (damaged,) = fresh.glob("width=16,weight_decay=0.005,seed=0/test/*/moments/comoment/c/2/*/*")
+    damaged.write_bytes(b"damaged")
     answer = own_process(*ask, "--workers", 1)
-    assert (answer.code, answer.err) == (0, "")
-    assert answer.json == own_process(*ask).json
+    assert answer.json == expected
+    assert answer.err.startswith("actstore: the cached moments of run ")
+    assert answer.err.count("\n") == 1
 
 
 def test_every_command_that_is_listed_can_be_called() -> None:
