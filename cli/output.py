@@ -205,7 +205,7 @@ def _of(row: dict[str, Any], column: str) -> str:
 
 def cell(value: Any) -> str:
     """Return one value as a person reads it."""
-    if value is None:
+    if value is None or value == "":
         return "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
