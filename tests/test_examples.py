@@ -11,6 +11,8 @@ import pytest
 
 from .examples import FOLDER, run_example
 
+pytestmark = pytest.mark.timeout(900)  # the demonstration trains for a minute, or five if others do
+
 REMOTE = ("moto.server", "obstore", "distributed")
 
 
