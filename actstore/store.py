@@ -44,7 +44,8 @@ def open(path: StorePath) -> Store:
     Parameters
     ----------
     path : str or path
-        The folder that ``actstore record`` or :class:`actstore.Recorder` wrote.
+        The folder that ``actstore record`` or :class:`actstore.Recorder` wrote, or its URL in a
+        bucket, such as ``s3://bucket/runs.zarr``.
 
     Returns
     -------
@@ -57,5 +58,7 @@ def open(path: StorePath) -> Store:
         If nothing is there, or it is not an actstore store.
     StoreFormatError
         If it was written in a later format.
+    StoreUnreachableError
+        If the server of the bucket does not answer, or refuses the credentials.
     """
     return Store(path)

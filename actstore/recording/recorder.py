@@ -47,7 +47,7 @@ class Recorder:
     Parameters
     ----------
     store
-        Path of the store; made if there is none.
+        Path of the store, or its URL in a bucket; made if there is none.
     model
         The model that is trained. ``torch.compile``, ``DataParallel`` and the like are
         looked through.
