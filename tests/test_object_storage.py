@@ -1,5 +1,6 @@
 """A store in a bucket is a store: the same bytes, whole epochs, one writer, and clear errors."""
 
+import contextlib
 import json
 import os
 import random
@@ -300,6 +301,60 @@ def test_a_writer_that_is_killed_leaves_whole_epochs_and_another_continues(
     assert actstore.open(url).only().complete
     assert [finding for finding in verify(url) if not finding.harmless] == []
     assert repair(url) == []
+
+
+@pytest.mark.parametrize("step", [5, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_writer_that_ends_before_any_of_its_changes_leaves_whole_epochs(
+    inside: str, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """From the creation of the run over its epochs to the trimming of unused slots."""
+    left = 0
+
+    def dying(change: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise remote.exceptions.GenericError("the process has ended")
+            return change(*arguments, **keywords)
+
+        return call
+
+    for name in ("put", "put_async", "delete", "delete_async"):
+        monkeypatch.setattr(remote.obstore, name, dying(getattr(remote.obstore, name)))
+
+    def write(url: str) -> None:
+        writer = RunWriter.create(url, "run", slots=3, attributes=attributes())
+        for epoch in (0, 5):
+            writer.write(epoch, **one_epoch(epoch))
+        writer.close(complete=True)
+
+    for changes in range(0, 1000, step):
+        url, left = f"{inside}/{changes}", changes
+        with contextlib.suppress(actstore.errors.ActstoreError, OSError):
+            write(url)
+        ended, left = left < 0, 1000
+        lock._HELD.clear()  # what ended holds no lock
+        store = actstore.open(url) if files_at(url).has("zarr.json") else {}
+        epochs = store["run"].epochs.tolist() if "run" in store else []
+        assert epochs in ([], [0], [0, 5]), changes
+        assert not store or all(one.harmless for one in verify(url, deep=True)), changes
+        if not ended:
+            break
+        with contextlib.suppress(RunExistsError):  # complete
+            resumed = (
+                RunWriter.append(url, "run")
+                if "run" in store
+                else RunWriter.create(url, "run", slots=3, attributes=attributes())
+            )
+            for epoch in sorted({0, 5} - {*resumed.committed}):
+                resumed.write(epoch, **one_epoch(epoch))
+            resumed.close(complete=True)
+        for place, epoch in enumerate((0, 5)):
+            expected = one_epoch(epoch)["activations"]["test"]["last_hidden"]
+            assert np.array_equal(values(url)[place], expected), changes
+        assert repair(url) == []  # a run may be complete and its lock left over
+    assert changes > 40  # every change was tried
 
 
 @pytest.mark.parametrize("part_bytes", [5 * 2**20, pytest.param(2**23, marks=pytest.mark.slow)])
