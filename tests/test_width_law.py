@@ -274,12 +274,10 @@ def test_an_error_of_infinite_width_outside_0_to_1_is_refused(
 def test_the_command_prints_the_law_with_its_window(path: Path, cli: Callable[..., Answer]) -> None:
     answer = cli("query", "scaling", path, "--subsets", 2, "--error-inf", FLOOR)
     assert answer.code == 0, answer.err
-    lines = [line for line in answer.out.splitlines() if "error_inf" in line]
-    held = next(line for line in lines if line.startswith(DECAYING))
-    assert "test error - error_inf ~ width^-0.70 (" in held
-    assert held.endswith("over 4…32, error_inf 0.03")
-    flat = next(line for line in lines if line.startswith(FLAT))
-    assert "cannot be told over 4…16" in flat
+    said = " ".join(answer.out.split())  # lines are as wide as a terminal
+    held = said.rpartition(f"{DECAYING}, test error - error_inf ~ width^-0.70 (")[2]
+    assert held.partition(")")[2].startswith(" over 4…32, error_inf 0.03")
+    assert f"{FLAT}, test error - error_inf cannot be told over 4…16" in said
     train = cli("query", "scaling", path, "--subsets", 2, "--split", "train")
     assert "train error - error_inf" in train.out
     assert "test error - error_inf" not in train.out
