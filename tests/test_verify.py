@@ -431,5 +431,6 @@ def test_no_damage_is_silent(recorded: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_no_damage_is_silent_a_thousand_times(recorded: Path, tmp_path: Path) -> None:
     fuzz(recorded, tmp_path, range(1000, 2000))
