@@ -32,6 +32,7 @@ class _Limit:
         with self._lock:
             if self._users == 0:
                 self._controller = self._controller or ThreadpoolController()
+                self._take_control()
                 self._limiter = self._controller.limit(limits=1, user_api="blas")
             self._users += 1
         try:
@@ -40,7 +41,20 @@ class _Limit:
             with self._lock:
                 self._users -= 1
                 if self._users == 0:
+                    self._take_control()
                     self._limiter.restore_original_limits()
+                    self._take_control()  # from this thread, for whoever comes next
+
+    def _take_control(self) -> None:
+        """Let this thread set what another has set: the last to leave need not be the first.
+
+        From threadpoolctl 3.8 on only the thread that set a limit can lift it; others are
+        ignored without a word, and BLAS would stay on one thread after a query.
+        """
+        assert self._controller is not None
+        for library in self._controller.lib_controllers:
+            if hasattr(library, "clear_controlling_thread"):
+                library.clear_controlling_thread(force=True)
 
 
 single_threaded = _Limit()
