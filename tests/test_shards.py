@@ -1,7 +1,10 @@
+import asyncio
+
 import numpy as np
 import pytest
 import zarr
 from zarr.codecs import BytesCodec, GzipCodec
+from zarr.core.buffer import default_buffer_prototype
 
 from actstore.storage import layout
 from actstore.storage.local import LocalFiles
@@ -70,3 +73,17 @@ def test_a_flipped_bit_is_noticed(group):
     path.write_bytes(data)
     with pytest.raises(ValueError, match="checksum"):
         array[0]
+
+
+def test_a_file_that_is_there_is_not_written_beside_itself_first(tmp_path, monkeypatch):
+    files = LocalFiles(tmp_path / "s.zarr")
+    zarr.create_group(files, zarr_format=3)
+
+    def refuse(*_args, **_keywords):
+        raise AssertionError("another process could sweep this file away")
+
+    monkeypatch.setattr("zarr.storage._local._put", refuse)
+    document = default_buffer_prototype().buffer.from_bytes(b"{}")
+    asyncio.run(files.set_if_not_exists("zarr.json", document))
+    with pytest.raises(AssertionError, match="sweep"):
+        asyncio.run(files.set_if_not_exists("other/zarr.json", document))

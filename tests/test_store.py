@@ -97,7 +97,7 @@ def test_a_shard_is_one_epoch_of_one_split_with_a_checksum_last(tmp_path: Path) 
     (sharding,) = found["codecs"]
     inner = sharding["configuration"]
     assert inner["chunk_shape"] == [1, 1667, 150]
-    assert [codec["name"] for codec in inner["codecs"]] == ["bytes", "blosc", "crc32c"]
+    assert [codec["name"] for codec in inner["codecs"]] == ["bytes", "crc32c"]
     assert [codec["name"] for codec in inner["index_codecs"]] == ["bytes", "crc32c"]
     files = (tmp_path / "s/run/test/last_hidden/activations/c").rglob("*")
     assert [p.name for p in files if p.is_file()] == ["0"]
@@ -106,7 +106,7 @@ def test_a_shard_is_one_epoch_of_one_split_with_a_checksum_last(tmp_path: Path) 
 def test_an_epoch_that_fits_one_chunk_is_stored_without_a_shard(store: Path) -> None:
     found = document(store, "run/test/last_hidden/activations")
     assert found["chunk_grid"]["configuration"]["chunk_shape"] == [1, 60, 8]
-    assert [codec["name"] for codec in found["codecs"]] == ["bytes", "blosc", "crc32c"]
+    assert [codec["name"] for codec in found["codecs"]] == ["bytes", "crc32c"]
 
 
 def test_activations_after_a_relu_are_compressed_by_zstd(tmp_path: Path) -> None:

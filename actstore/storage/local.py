@@ -59,6 +59,10 @@ class LocalFiles(LocalStore, Files):
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
         """Write the object ``key`` unless it is there."""
+        # Zarr would write a file beside it first, even for the root group of a store that several
+        # processes write, and one that opens the store would sweep it away.
+        if (self.root / key).exists():
+            return
         await super().set_if_not_exists(key, seal(key, value))
 
     @property
