@@ -6,7 +6,7 @@ from torch import nn
 import actstore
 from actstore.errors import InvalidDataError, InvalidParameterError, NotInStoreError
 from actstore.kernels import moments as kernel
-from actstore.recording import Recorder
+from actstore.recording import Recorder, moments
 from actstore.recording.moments import MomentSum
 from actstore.storage import cache
 from actstore.storage.verify import verify
@@ -43,10 +43,12 @@ def leaf(store, split="test"):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_the_running_sum_is_that_of_all_batches_at_once(dtype):
+@pytest.mark.parametrize("gathered", [1, 100, 1024])
+def test_the_running_sum_is_that_of_all_batches_at_once(dtype, gathered, monkeypatch):
     # a mean of 1000 spreads: a float32 sum, or one of uncentred squares, would lose the digits
     x = (torch.randn(300, 5, dtype=torch.float64) + 1000).to(dtype)
     total = MomentSum()
+    monkeypatch.setattr(moments, "GATHERED", gathered)
     for batch in (x[:1], x[1:1], x[1:120], x[120:]):
         total.add(batch)
     expected = kernel.moments(x.float().numpy())
