@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -12,10 +13,10 @@ from matplotlib.axes import Axes
 from actstore import schema
 from actstore.plotting import settings
 from actstore.plotting.matrix import pieces as matrices
-from actstore.plotting.panels import Piece, draw_one
+from actstore.plotting.panels import Piece, draw_one, entitle
 from actstore.plotting.parts import pieces as part_errors
 from actstore.plotting.scaling import CRITERIA, FEWEST, NONE, none_row
-from actstore.plotting.style import by_category, doubling, epoch_axis, plain
+from actstore.plotting.style import by_category, epoch_axis, plain, width_axis
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -68,12 +69,8 @@ def _counts(result: xr.Dataset) -> list[Piece]:
     found = settings.whole(result[_needed(result)], schema.RUN, schema.EPOCH, THRESHOLD)
     found = found.where(found["alive"] >= 0)  # -1: the run does not have this epoch
     top = 1.5 * max(4.0, float(found[["width_ratio", "component_bound"]].max().to_array().max()))
-
-    def at(setting: str, runs: xr.Dataset, threshold: float) -> Piece:
-        return lambda ax: _draw(ax, setting, runs.sel(threshold=threshold), top)
-
     return [
-        at(setting, runs, threshold)
+        partial(_draw, setting=setting, runs=runs.sel(threshold=threshold), top=top)
         for threshold in found[THRESHOLD].values
         for setting, runs in settings.by_setting(found)
     ]
@@ -102,9 +99,8 @@ def _draw(ax: Axes, setting: str, runs: xr.Dataset, top: float) -> None:
         last["high"] = last["alive"] / last["critical_size_low"]
         table = last.groupby("width").mean()
         x = table["width"].values.astype(float)
-        doubling(ax.xaxis, x)
+        width_axis(ax, x)
         ax.set_xlim(x.min() / 1.4, x.max() * 1.4)
-        ax.set_xlabel("width: neurons in the layer")
     # the marks of the three in the row "none" stand one above the other
     bound = {**by_category(6), "linestyle": ":", "none": NONE / 1.15}
     certified, counted = {**by_category(1), "none": NONE}, {**by_category(0), "none": NONE * 1.15}
@@ -120,8 +116,7 @@ def _draw(ax: Axes, setting: str, runs: xr.Dataset, top: float) -> None:
     said = (
         f"{CRITERIA.get(str(runs.attrs.get('criterion')), 'R²')} ≥ {plain(float(runs[THRESHOLD]))}"
     )
-    width = f"W = {widths[0]}" if over_epochs else ""
-    ax.set_title(", ".join(filter(None, [setting, width, said])))
+    entitle(ax, setting, f"W = {widths[0]}" if over_epochs else "", said)
 
 
 def _line(ax: Axes, x: Array, values: Array, look: dict[str, Any], label: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,9 @@ from matplotlib.axes import Axes
 from actstore import schema
 from actstore.plotting import settings
 from actstore.plotting.followed import pieces as followed
-from actstore.plotting.panels import Piece, draw_one
+from actstore.plotting.panels import Piece, draw_one, entitle
 from actstore.plotting.scaling import CRITERIA, FEWEST, NONE, none_row
-from actstore.plotting.series import Group, Series, looks_of
+from actstore.plotting.series import Group, by_width, looks_of
 from actstore.plotting.style import GREY, epoch_axis, error_axis, plain
 
 THRESHOLD = "threshold"
@@ -64,11 +65,7 @@ def _groups(result: xr.Dataset, names: list[str]) -> list[Group]:
     return [
         Group(
             setting,
-            [
-                Series(f"W = {width}", looks[width], runs.isel({schema.RUN: places}))
-                for width in widths
-                if (places := np.flatnonzero(runs["width"].values == width)).size
-            ],
+            by_width(runs, looks),
         )
         for setting, runs in settings.by_setting(found)
     ]
@@ -78,11 +75,7 @@ def _errors(result: xr.Dataset) -> list[Piece]:
     known = [name for name in ERRORS if name in result]
     if not known:
         return []
-
-    def of(group: Group) -> Piece:
-        return lambda ax: _draw_errors(ax, group, known)
-
-    return [of(group) for group in _groups(result, known)]
+    return [partial(_draw_errors, group=group, known=known) for group in _groups(result, known)]
 
 
 def _clones(result: xr.Dataset) -> list[Piece]:
@@ -90,12 +83,8 @@ def _clones(result: xr.Dataset) -> list[Piece]:
     found = settings.whole(result[known], schema.RUN, schema.EPOCH, THRESHOLD)
     top = 1.5 * max(4.0, float(found["width_ratio"].max()))
     criterion = CRITERIA.get(str(result.attrs.get("criterion")), "R²")
-
-    def of(group: Group, said: str) -> Piece:
-        return lambda ax: _draw_clones(ax, group, said, top)
-
     return [
-        of(group, f"{criterion} ≥ {plain(float(threshold))}")
+        partial(_draw_clones, group=group, said=f"{criterion} ≥ {plain(float(threshold))}", top=top)
         for threshold in found[THRESHOLD].values
         for group in _groups(found.sel({THRESHOLD: threshold}), known)
     ]
@@ -117,7 +106,7 @@ def _draw_errors(ax: Axes, group: Group, known: list[str]) -> None:
     error_axis(ax.yaxis, np.concatenate(shown))
     epoch_axis(ax, [e for one in group.series for e in one.data[schema.EPOCH].values])
     ax.set_ylabel("error")
-    ax.set_title(", ".join(filter(None, [group.title, "error"])))
+    entitle(ax, group.title, "error")
 
 
 def _draw_clones(ax: Axes, group: Group, said: str, top: float) -> None:
@@ -134,7 +123,7 @@ def _draw_clones(ax: Axes, group: Group, said: str, top: float) -> None:
     _interpolation(ax, group)
     epoch_axis(ax, [e for one in group.series for e in one.data[schema.EPOCH].values])
     ax.set_ylabel("number of clones")
-    ax.set_title(", ".join(filter(None, [group.title, said])))
+    entitle(ax, group.title, said)
 
 
 def _interpolation(ax: Axes, group: Group) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -9,7 +11,7 @@ from matplotlib.ticker import NullLocator
 
 from actstore.plotting import settings
 from actstore.plotting.panels import Piece, draw_one
-from actstore.plotting.style import GREY, by_category, doubling
+from actstore.plotting.style import GREY, by_category, width_axis
 
 CONTEST = "contest"
 RIVAL = "rival"
@@ -92,11 +94,10 @@ def _contests(result: xr.Dataset) -> list[Piece]:
         return []
     wanted = result[["difference", "difference_low", "difference_high"]]
     found = settings.whole(wanted, CONTEST, RIVAL, AVERAGE)
-
-    def of(setting: str, places: list[int]) -> Piece:
-        return lambda ax: _draw_contests(ax, setting, found.isel({CONTEST: places}))
-
-    return [of(setting, places) for setting, places in _settings(found).items()]
+    return [
+        partial(_draw_contests, setting=setting, contests=found.isel({CONTEST: places}))
+        for setting, places in _settings(found).items()
+    ]
 
 
 def _draw_contests(ax: Axes, setting: str, contests: xr.Dataset) -> None:
@@ -134,7 +135,7 @@ def _parts(result: xr.Dataset) -> list[Piece]:
     found = settings.whole(result[known], "setting")
     if not known or not any(found[name].notnull().any() for name in known):
         return []
-    return [lambda ax: _draw_parts(ax, found, known)]
+    return [partial(_draw_parts, found=found, known=known)]
 
 
 def _draw_parts(ax: Axes, found: xr.Dataset, known: list[str]) -> None:
@@ -151,8 +152,7 @@ def _draw_parts(ax: Axes, found: xr.Dataset, known: list[str]) -> None:
         ax.plot([], [], color=look["color"], marker=look["marker"], ls="", label=label)
     for name in known:
         ax.plot([], [], color=GREY, ls=lines[name], label=PARTS[name])
-    doubling(ax.xaxis, widths)
+    width_axis(ax, widths)
     ax.set_ylim(bottom=0)
-    ax.set_xlabel("width: neurons in the layer")
     ax.set_ylabel("squared error of the class probabilities")
     ax.set_title("bias² and variance over seeds")

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import xarray as xr
 from matplotlib.axes import Axes
 
 from actstore.plotting.law import determined, draw_law, in_words
-from actstore.plotting.panels import Piece, draw_one
+from actstore.plotting.panels import Piece, draw_one, entitle
 from actstore.plotting.series import (
     SIZE,
     Group,
     Series,
-    band_entry,
     curve,
+    finish,
     groups,
     highest,
     opacity,
@@ -93,19 +95,12 @@ def _errors(result: xr.Dataset) -> list[Piece]:
         for group in groups(_on_split(result, split), "error")
     ]
     top = 1.05 * max(highest(group, "error") for _, group in panels)
-
-    def of(group: Group) -> Piece:
-        return lambda ax: _draw(ax, group, top)
-
-    return [of(group) for _, group in panels]
+    return [partial(_draw, group=group, top=top) for _, group in panels]
 
 
 def _decays(result: xr.Dataset) -> list[Piece]:
-    def of(group: Group, one: Series) -> Piece:
-        return lambda ax: _draw_decay(ax, group, one)
-
     return [
-        of(group, one._replace(data=one.data.isel(run=[run])))
+        partial(_draw_decay, group=group, one=one._replace(data=one.data.isel(run=[run])))
         for split in range(_splits(result))
         for group in groups(_on_split(result, split), "error")
         for one in group.series
@@ -147,12 +142,8 @@ def _draw(ax: Axes, group: Group, top: float) -> None:
                 curve(ax, one, name, label=label, band=0, **by_category(number + 1))
     else:
         _whole(ax, group)
-    band_entry(ax)
+    finish(ax, group, _split_of(group), axis=_split_of(group))
     ax.set_ylim(0, top)
-    size_axis(ax, group)
-    ax.set_ylabel(_split_of(group))
-    name = group.series[0].label if single else ""
-    ax.set_title(", ".join(filter(None, [_split_of(group), group.title, name])))
 
 
 def _whole(ax: Axes, group: Group) -> None:
@@ -180,7 +171,6 @@ def _draw_decay(ax: Axes, group: Group, one: Series) -> None:
         draw_law(ax, sizes[inside], errors[inside], gamma, left, excess=True, color=GREY, ls="--",
                  lw=1.2, label="fit a w^-γ")  # fmt: skip
     decades(ax.yaxis)
-    title = ", ".join(filter(None, [_split_of(group), group.title, one.label]))
     ax.set_ylabel(f"error − {left:.4f}" if left else "error")
     found = in_words(gamma, low, high, (smallest, largest))
-    ax.set_title(f"{title}\n{found}", fontsize=9)
+    entitle(ax, _split_of(group), group.title, one.label, below=found)

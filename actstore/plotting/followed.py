@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import xarray as xr
@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from actstore import schema
 from actstore.plotting import settings
-from actstore.plotting.panels import Piece, draw_one
+from actstore.plotting.panels import Piece, draw_one, entitle
 from actstore.plotting.series import SIZE, SUBSET, looks_of
 from actstore.plotting.style import GREY, epoch_axis
 
@@ -87,11 +87,9 @@ def _of(result: xr.Dataset, what: Followed) -> list[Piece]:
     means = [runs[n].mean(_over(runs, n)) for _, runs in parts for n in (what.name, *beside)]
     highest = max((float(one.max()) for one in means if one.notnull().any()), default=1.0)
     top = 1.02 if what.name == R2 else 1.08 * highest  # one scale for all settings
-
-    def of(setting: str, runs: xr.Dataset) -> Callable[[Axes], None]:
-        return lambda ax: _draw(ax, setting, runs, what, top)
-
-    return [of(setting, runs) for setting, runs in parts]
+    return [
+        partial(_draw, setting=setting, runs=runs, what=what, top=top) for setting, runs in parts
+    ]
 
 
 def _over(runs: xr.Dataset, name: str) -> list[str]:
@@ -117,8 +115,7 @@ def _draw(ax: Axes, setting: str, runs: xr.Dataset, what: Followed, top: float) 
     epoch_axis(ax, runs[schema.EPOCH].values)
     ax.set_ylim(min(0.0, float(ax.get_ylim()[0])) if what.name == R2 else 0, top)
     ax.set_ylabel(what.axis)
-    width = f"W = {int(runs['width'].values.flat[0])}"
-    ax.set_title(", ".join(filter(None, [setting, width])))
+    entitle(ax, setting, f"W = {int(runs['width'].values.flat[0])}")
 
 
 def _thin(ax: Axes, line: xr.DataArray, style: str, color: Any, label: str = "_") -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import matplotlib as mpl
 import numpy as np
 import xarray as xr
@@ -11,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from actstore import schema
 from actstore.plotting import settings
-from actstore.plotting.panels import Piece, draw_one
+from actstore.plotting.panels import Piece, draw_one, entitle
 from actstore.plotting.style import plain
 
 NAME = "clone_to_clone_r2"
@@ -47,18 +49,8 @@ def pieces(result: xr.Dataset) -> list[Piece]:
     """Return one drawing a run and threshold, of its last epoch."""
     wanted = [n for n in (NAME, "clone_size") if n in result]
     found = settings.whole(result[wanted], schema.RUN, schema.EPOCH, "threshold")
-    last = settings.last_epochs(found, NAME)
-    names = settings.run_names(last)
-
-    def of(run: int, threshold: float) -> Piece:
-        one = last.isel({schema.RUN: run}).sel(threshold=threshold)
-        return lambda ax: _draw(ax, one, names[run])
-
-    return [
-        of(run, threshold)
-        for threshold in last["threshold"].values
-        for run in range(last.sizes[schema.RUN])
-    ]
+    runs = settings.one_by_one(found, NAME)
+    return [partial(_draw, one=one, setting=setting) for setting, one in runs]
 
 
 def _draw(ax: Axes, one: xr.Dataset, setting: str) -> None:
@@ -67,13 +59,12 @@ def _draw(ax: Axes, one: xr.Dataset, setting: str) -> None:
     square = values[:count, :count].copy()
     np.fill_diagonal(square, np.nan)  # a part explains itself: that is no finding
     others = square[~np.eye(count, dtype=bool)]
-    width = int(one["width"])
-    title = ", ".join(filter(None, [setting, f"W = {width}"]))
+    width = f"W = {int(one['width'])}"
     if not others.size:
         ax.text(0.5, 0.5, "fewer than two parts", ha="center", transform=ax.transAxes)
         ax.set_xticks([])
         ax.set_yticks([])
-        ax.set_title(title)
+        entitle(ax, setting, width)
         return
     low = min(0.0, float(np.nanmin(others)))
     image = ax.imshow(square, vmin=low, vmax=1, cmap=_colours(), interpolation="nearest")
@@ -84,7 +75,7 @@ def _draw(ax: Axes, one: xr.Dataset, setting: str) -> None:
     ax.set_xlabel("part that is predicted")
     ax.set_ylabel("part it is predicted from")
     between = f"{np.nanmean(others):.3f} ({np.nanmin(others):.3f}…{np.nanmax(others):.3f})"
-    ax.set_title(f"{title}\n{count} parts{_of(one, count)}, R² {between}", fontsize=9)
+    entitle(ax, setting, width, below=f"{count} parts{_of(one, count)}, R² {between}")
 
 
 def _colours() -> Colormap:

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import xarray as xr
 from matplotlib.axes import Axes
 
 from actstore.plotting.panels import Piece, draw_one
-from actstore.plotting.series import (
-    SIZE,
-    Group,
-    Series,
-    band_entry,
-    curve,
-    groups,
-    highest,
-    opacity,
-    size_axis,
-)
+from actstore.plotting.series import SIZE, Group, Series, curve, finish, groups, highest, opacity
 from actstore.plotting.style import BAND, GREY, by_category, doubling
 
 MEASURED = "residual_correlation_heldout"
@@ -95,11 +87,7 @@ def _correlations(result: xr.Dataset) -> list[Piece]:
     """Return one drawing a setting, on one scale."""
     found = groups(result, MEASURED)
     top = 1.05 * max(highest(group, MEASURED) for group in found)
-
-    def of(group: Group) -> Piece:
-        return lambda ax: _draw(ax, group, top)
-
-    return [of(group) for group in found]
+    return [partial(_draw, group=group, top=top) for group in found]
 
 
 def _eigenvalues(result: xr.Dataset) -> list[Piece]:
@@ -107,11 +95,7 @@ def _eigenvalues(result: xr.Dataset) -> list[Piece]:
         return []
     found = groups(result, EIGENVALUE)
     top = 1.5 * max(highest(group, EIGENVALUE) for group in found)
-
-    def of(group: Group) -> Piece:
-        return lambda ax: _draw_eigenvalues(ax, group, top)
-
-    return [of(group) for group in found]
+    return [partial(_draw_eigenvalues, group=group, top=top) for group in found]
 
 
 def _draw(ax: Axes, group: Group, top: float) -> None:
@@ -129,11 +113,8 @@ def _draw(ax: Axes, group: Group, top: float) -> None:
     elif any(NULL in one.data for one in group.series):
         ax.plot([], [], color=GREY, ls="--", lw=1.1, label="matched null of the same colour")
     _floor(ax, group)
-    band_entry(ax)
+    finish(ax, group, axis="mean |correlation| of residuals")
     ax.set_ylim(0, top)
-    size_axis(ax, group)
-    ax.set_ylabel("mean |correlation| of residuals")
-    ax.set_title(", ".join(filter(None, [group.title, group.series[0].label if single else ""])))
 
 
 def _draw_eigenvalues(ax: Axes, group: Group, top: float) -> None:
@@ -146,12 +127,9 @@ def _draw_eigenvalues(ax: Axes, group: Group, top: float) -> None:
         edges = one._replace(data=one.data.assign({EDGE: one.data[EDGE].where(there)}))
         curve(ax, edges, EDGE, label="_edge", band=0, ls=LONG_DASHES, marker="", lw=1.1)
     ax.plot([], [], color=GREY, ls=LONG_DASHES, lw=1.1, label="Marchenko-Pastur edge, same colour")
-    band_entry(ax)
-    size_axis(ax, group)
+    finish(ax, group, axis="largest eigenvalue of the residuals")
     doubling(ax.yaxis)
     ax.set_ylim(0.9, top)
-    ax.set_ylabel("largest eigenvalue of the residuals")
-    ax.set_title(", ".join(filter(None, [group.title, group.series[0].label if single else ""])))
 
 
 def _null(ax: Axes, one: Series, single: bool) -> None:

@@ -16,6 +16,15 @@ from actstore.plotting.style import STYLE, legend_right
 Piece: TypeAlias = Callable[[Axes], None]
 
 
+def entitle(ax: Axes, *parts: str, below: str = "") -> None:
+    """Set the title: the parts that say anything, and smaller below them what was found."""
+    title = ", ".join(filter(None, parts))
+    if below:
+        ax.set_title(f"{title}\n{below}", fontsize=9)
+    else:
+        ax.set_title(title)
+
+
 def draw_one(pieces: Sequence[Piece], question: str, ax: Axes | None) -> Axes:
     """Draw the one panel of a result on ``ax``, or on a new figure that belongs to no window.
 

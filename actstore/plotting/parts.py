@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -9,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from actstore import schema
 from actstore.plotting import settings
-from actstore.plotting.panels import Piece, draw_one
+from actstore.plotting.panels import Piece, draw_one, entitle
 from actstore.plotting.style import GREY, by_category
 
 PREFIX = "clone_error_"
@@ -26,8 +28,7 @@ def clone_errors(result: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     Parameters
     ----------
     result : Dataset
-        What :func:`actstore.clones` returned, of one run and one threshold; the last epoch is
-        drawn.
+        What :func:`actstore.clones` returned, of one run and one threshold, at its last epoch.
     ax : Axes, optional
         Where to draw; by default on a new figure.
 
@@ -51,19 +52,11 @@ def pieces(result: xr.Dataset) -> list[Piece]:
     found = settings.whole(
         result[[*known, "is_clone"]], schema.RUN, schema.EPOCH, "threshold", "clone"
     )
-    last = settings.last_epochs(found, known[0])
-    names = settings.run_names(last)
-
-    highest = max(float(last[name].max()) for name in known)
-
-    def of(run: int, threshold: float) -> Piece:
-        one = last.isel({schema.RUN: run}).sel(threshold=threshold)
-        return lambda ax: _draw(ax, one, names[run], known, highest)
-
+    runs = settings.one_by_one(found, known[0])
+    highest = max(float(one[name].max()) for _, one in runs for name in known)
     return [
-        of(run, threshold)
-        for threshold in last["threshold"].values
-        for run in range(last.sizes[schema.RUN])
+        partial(_draw, one=one, setting=setting, known=known, highest=highest)
+        for setting, one in runs
     ]
 
 
@@ -86,9 +79,7 @@ def _draw(ax: Axes, one: xr.Dataset, setting: str, known: list[str], highest: fl
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("part")
     ax.set_ylabel("error, readout as trained")
-    width = f"W = {int(one['width'])}"
     means = ", ".join(
         f"{float(one[name].mean()):.3f} {name.removeprefix(PREFIX)}" for name in known
     )
-    title = ", ".join(filter(None, [setting, width]))
-    ax.set_title(f"{title}\nmean error of a part {means}", fontsize=9)
+    entitle(ax, setting, f"W = {int(one['width'])}", below=f"mean error of a part {means}")

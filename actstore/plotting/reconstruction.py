@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -9,7 +10,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 
 from actstore.plotting.panels import Piece, draw_one
-from actstore.plotting.series import Group, band_entry, curve, groups, opacity, size_axis
+from actstore.plotting.series import Group, curve, finish, groups, opacity
 from actstore.plotting.style import GREY, plain
 
 VARIABLES = {"heldout": "r2_heldout", "paper": "r2"}
@@ -59,11 +60,10 @@ def pieces(
     result: xr.Dataset, *, criterion: Criterion = "heldout", threshold: float | None = 0.95
 ) -> list[Piece]:
     """Return one drawing a setting."""
-
-    def of(group: Group) -> Piece:
-        return lambda ax: _draw(ax, group, criterion, threshold)
-
-    return [of(group) for group in groups(result, "r2")]
+    return [
+        partial(_draw, group=group, criterion=criterion, threshold=threshold)
+        for group in groups(result, "r2")
+    ]
 
 
 def _draw(ax: Axes, group: Group, criterion: Criterion, threshold: float | None) -> None:
@@ -78,9 +78,6 @@ def _draw(ax: Axes, group: Group, criterion: Criterion, threshold: float | None)
     if threshold is not None:
         said = f"R² = {plain(threshold)}"
         ax.axhline(threshold, color="black", ls=":", lw=1, label=said, zorder=1)
-    band_entry(ax)
     lowest = min(float(np.min(line.get_ydata())) for line in ax.lines)
     ax.set_ylim(min(0.0, max(lowest, -0.5)) - 0.02, 1.02)
-    size_axis(ax, group)
-    ax.set_ylabel("R²" if single else NAMES[criterion])
-    ax.set_title(", ".join(filter(None, [group.title, group.series[0].label if single else ""])))
+    finish(ax, group, axis="R²" if single else NAMES[criterion])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from matplotlib.axes import Axes
 
 from actstore.plotting import settings
 from actstore.plotting.panels import Piece, draw_one
-from actstore.plotting.style import GREY, by_category, doubling, plain
+from actstore.plotting.style import GREY, by_category, doubling, plain, width_axis
 
 Array = npt.NDArray[Any]
 
@@ -54,17 +55,16 @@ def pieces(result: xr.Dataset) -> list[Piece]:
 
     highest = float(found[["width_ratio", "width_ratio_high"]].max().to_array().max())
     top = 1.5 * max(4.0, highest)  # one scale for all panels
-
-    def at(threshold: float) -> Piece:
-        return lambda ax: _draw(ax, found.sel(threshold=threshold), top)
-
-    return [at(threshold) for threshold in found["threshold"].values]
+    return [
+        partial(_draw, result=found.sel(threshold=threshold), top=top)
+        for threshold in found["threshold"].values
+    ]
 
 
 def _draw(ax: Axes, result: xr.Dataset, top: float) -> None:
     names = settings.names(result, "setting")
     widths = result["width"].values.astype(float)
-    doubling(ax.xaxis, widths)
+    width_axis(ax, widths)
     none_row(ax, top)
     marks: set[str] = set()
     fits = []
@@ -79,7 +79,6 @@ def _draw(ax: Axes, result: xr.Dataset, top: float) -> None:
         ax.plot([], [], color=look["color"], marker=look["marker"], ls=line, label=label)
     _notes(ax, result, marks)
     ax.set_xlim(widths.min() / 1.4, widths.max() * 1.4)
-    ax.set_xlabel("width: neurons in the layer")
     ax.set_ylabel("number of clones")
     ax.set_title(_title(result, names, fits))
 

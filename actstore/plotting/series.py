@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 
 from actstore import schema
 from actstore.plotting import settings
+from actstore.plotting.panels import entitle
 from actstore.plotting.style import BAND, GREY, by_category, by_order, doubling
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -76,7 +77,7 @@ def groups(
             return [Group(title, series)]
         looks = looks_of(widths)
         return [
-            Group(", ".join(filter(None, [setting, note])), _by_width(runs, looks))
+            Group(", ".join(filter(None, [setting, note])), by_width(runs, looks))
             for setting, runs in parts
         ]
     looks = looks_of(epochs)
@@ -137,6 +138,15 @@ def size_axis(ax: Axes, group: Group) -> None:
     ax.set_xlabel("subset size: neurons in the subset")
 
 
+def finish(ax: Axes, group: Group, *title: str, axis: str) -> None:
+    """Give a panel of curves its axes, the entry of its bands, and a title that names the curve."""
+    band_entry(ax)
+    size_axis(ax, group)
+    ax.set_ylabel(axis)
+    single = group.series[0].label if len(group.series) == 1 else ""
+    entitle(ax, *title, group.title, single)
+
+
 def looks_of(values: list[int]) -> dict[int, dict[str, Any]]:
     """Dark to light by value, which survives grey; a single curve has no order to show."""
     if len(values) == 1:
@@ -144,7 +154,8 @@ def looks_of(values: list[int]) -> dict[int, dict[str, Any]]:
     return {value: by_order(i, len(values)) for i, value in enumerate(values)}
 
 
-def _by_width(runs: xr.Dataset, looks: dict[int, dict[str, Any]]) -> list[Series]:
+def by_width(runs: xr.Dataset, looks: dict[int, dict[str, Any]]) -> list[Series]:
+    """Return a curve a width, over its seeds."""
     found = []
     for width, look in looks.items():
         places = np.flatnonzero(runs["width"].values == width)

@@ -65,5 +65,15 @@ def last_epochs(result: xr.Dataset, measured: str) -> xr.Dataset:
     return result.isel({schema.EPOCH: last.astype(int)})
 
 
+def one_by_one(result: xr.Dataset, measured: str) -> list[tuple[str, xr.Dataset]]:
+    """Return each run at its last epoch, at each threshold, with the name of the run."""
+    last = last_epochs(result, measured)
+    return [
+        (name, last.isel({schema.RUN: place}).sel(threshold=threshold))
+        for threshold in last["threshold"].values
+        for place, name in enumerate(run_names(last))
+    ]
+
+
 def _word(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float | np.floating) else str(value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -44,11 +46,8 @@ def spectrum(result: xr.Dataset, *, ax: Axes | None = None) -> Axes:
 
 def pieces(result: xr.Dataset) -> list[Piece]:
     """Return one drawing a setting."""
-
-    def of(group: Group) -> Piece:
-        return lambda ax: _draw(ax, group)
-
-    return [of(group) for group in groups(result, "eigenvalue", dims=(COMPONENT,))]
+    found = groups(result, "eigenvalue", dims=(COMPONENT,))
+    return [partial(_draw, group=group) for group in found]
 
 
 def _draw(ax: Axes, group: Group) -> None:

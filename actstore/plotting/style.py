@@ -120,6 +120,12 @@ def error_axis(axis: Axis, values: Iterable[float]) -> None:
     axis.axes.set_ylim(-0.1 * least, 1.5 * positive.max())
 
 
+def width_axis(ax: Axes, widths: Iterable[float]) -> None:
+    """Make the horizontal axis one of widths."""
+    doubling(ax.xaxis, widths)
+    ax.set_xlabel("width: neurons in the layer")
+
+
 def epoch_axis(ax: Axes, epochs: Iterable[float]) -> None:
     """Make the horizontal axis one of epochs, early ones stretched if recorded more densely."""
     ax.set_xlabel("epoch")

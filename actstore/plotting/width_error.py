@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -9,7 +11,7 @@ from matplotlib.axes import Axes
 from actstore.plotting import settings
 from actstore.plotting.law import determined, draw_law, in_words
 from actstore.plotting.panels import Piece, draw_one
-from actstore.plotting.style import GREY, by_category, doubling
+from actstore.plotting.style import GREY, by_category, width_axis
 
 LINES = {"test_error": "-", "train_error": "--"}
 
@@ -38,7 +40,7 @@ def pieces(result: xr.Dataset) -> list[Piece]:
     """Return the one drawing."""
     wanted = [name for name in (*LINES, *_LAW) if name in result]
     found = settings.whole(result[wanted], "setting")
-    return [lambda ax: _draw(ax, found)]
+    return [partial(_draw, found=found)]
 
 
 _LAW = ("gamma", "gamma_low", "gamma_high", "error_inf", "gamma_window_low", "gamma_window_high")
@@ -58,9 +60,8 @@ def _draw(ax: Axes, found: xr.Dataset) -> None:
         ax.plot([], [], color=look["color"], marker=look["marker"], ls="", label=label)
     for name in known:
         ax.plot([], [], color=GREY, ls=LINES[name], label=name.replace("_", " "))
-    doubling(ax.xaxis, widths)
+    width_axis(ax, widths)
     ax.set_ylim(bottom=0)
-    ax.set_xlabel("width: neurons in the layer")
     ax.set_ylabel("error")
     ax.set_title("error of whole networks")
 
