@@ -17,6 +17,12 @@ WINDOW = click.option(
     metavar="LOW HIGH",
     help="Smallest and largest size, or width, of the fit.  [default: all that can be fitted]",
 )
+ERROR_INF = click.option(
+    "--error-inf",
+    metavar="NUMBER",
+    help="Error at infinite size or width; 'ensemble' takes that of all seeds of the widest "
+    "width together.  [default: fit]",
+)
 SUBSET_SIZE_ONLY = click.option(
     "--subset-size", metavar="SIZES", help="Follow subsets of these sizes too: 16, or 8,16,32."
 )
@@ -83,11 +89,13 @@ class Question:
         options: Sequence[Any],
         columns: Sequence[str],
         *,
+        beside: Sequence[Sequence[str]] = (),
         layer_options: Sequence[Any] = (SPLIT, LAYER),
         epoch: str = "-1",
         cached: bool = True,
     ) -> None:
-        self.name, self.text, self.columns = name, text, columns
+        self.name, self.text = name, text
+        self.tables = (columns, *beside)  # what is asked for besides has tables of its own
         self.options = [*options, *layer_options]
         self.asks = text.partition("\n")[0]
         self.epoch = epoch  # the default of --epoch
@@ -176,9 +184,8 @@ QUESTIONS = [
             "n_factors",
             "null",
             "verdict",
-            "largest_eigenvalue",
-            "marchenko_pastur_edge",
         ),
+        beside=[(*LEAD, "subset_size", "largest_eigenvalue", "marchenko_pastur_edge")],
     ),
     Question(
         "scaling",
@@ -192,10 +199,7 @@ QUESTIONS = [
             THRESHOLD,
             CRITERION,
             WINDOW,
-            click.option(
-                "--error-inf",
-                help="Error at infinite width: a number, or ensemble.  [default: fit]",
-            ),
+            ERROR_INF,
             SUBSETS,
             RNG_SEED,
             RIDGE,
@@ -242,7 +246,7 @@ QUESTIONS = [
                 show_default=True,
                 help="Where the readout is fitted anew.",
             ),
-            click.option("--error-inf", type=float, help="Error at infinite size.  [default: fit]"),
+            ERROR_INF,
             WINDOW,
             RNG_SEED,
             RIDGE,
@@ -279,15 +283,19 @@ QUESTIONS = [
             "critical_size",
             "n_clones",
             "effective_rank",
-            "split",
-            "subset_size",
-            "r2_heldout",
-            "error",
-            "residual_correlation_heldout",
-            "factors",
-            "null",
-            "verdict",
         ),
+        beside=[
+            (
+                *LEAD,
+                "subset_size",
+                "r2_heldout",
+                "residual_correlation_heldout",
+                "factors",
+                "null",
+                "verdict",
+            ),
+            (*LEAD, "split", "subset_size", "error"),
+        ],
         epoch="all",
     ),
     Question(

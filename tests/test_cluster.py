@@ -31,7 +31,7 @@ QUESTIONS: dict[str, dict[str, Any]] = {
     "clones": {"strategy": "greedy", "subsets": 4},
     "dynamics": {"subsets": 4, "subset_size": [4]},
     "ensemble": {},
-    "error": {"subsets": 4, "refit": 1},
+    "error": {"subsets": 4, "refit": 1, "error_inf": "ensemble"},
     "moments": {},
     "noise": {"subsets": 4, "repeats": 2, "factors": ["gap", "bic"]},
     "reconstruction": {"subsets": 4, "fit_split": "train", "score_split": "test"},

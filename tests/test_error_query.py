@@ -15,7 +15,12 @@ from sklearn.linear_model import LinearRegression, Ridge
 
 import actstore
 from actstore import schema
-from actstore.errors import InvalidDataError, InvalidParameterError, NotInStoreError
+from actstore.errors import (
+    InvalidDataError,
+    InvalidParameterError,
+    NotInStoreError,
+    UndecidedWarning,
+)
 from actstore.kernels.reconstruction import random_subsets
 from actstore.storage.writer import RunWriter
 from actstore.testing import planted_dataset, raise_if_computes
@@ -240,6 +245,71 @@ def test_gamma_is_that_of_a_least_squares_fit_of_the_mean_error(store: actstore.
     assert (found.attrs["error_inf"], found.attrs["window"]) == (0.01, [3, 14])
 
 
+@pytest.fixture(scope="module")
+def noisy(tmp_path_factory: pytest.TempPathFactory) -> actstore.Store:
+    """Make networks that mistake enough for a law, of a setting whose widest is 16 and one of 8."""
+    store = tmp_path_factory.mktemp("noisy") / "noisy.zarr"
+    options = {"noise": 1.6}
+    record_networks(store, widths=(8, 16), seeds=(0, 1, 2), options=options, decay=1)
+    return actstore.open(record_networks(store, widths=[8], seeds=(3, 4), options=options, decay=0))
+
+
+@pytest.mark.parametrize("decay", [0, 1])
+def test_the_error_of_infinite_size_is_that_of_the_widest_seeds_at_the_same_epoch(
+    noisy: actstore.Store, decay: int
+) -> None:
+    """The logits of all seeds of the widest width of the setting, added up by brute force."""
+    chosen = noisy.sel(decay=decay)
+    options: dict[str, Any] = {"subset_size": [2, 3, 4, 6, 8], "subsets": 20}
+    found = chosen.error(error_inf="ensemble", **options).compute()
+    width, seeds = {0: (8, (3, 4)), 1: (16, (0, 1, 2))}[decay]
+    told = 0
+    for epoch in EPOCHS:
+        nets = [network(width, seed, epoch, noise=1.6) for seed in seeds]
+        for split in SPLITS:
+            together = np.sum([net.logits(split) for net in nets], axis=0)
+            expected = error(together, nets[0].label[split])
+            given = chosen.sel(epoch=epoch).error(splits=split, error_inf=expected, **options)
+            given = given.sel(epoch=epoch, split=split).compute()
+            one = found.sel(epoch=epoch, split=split)
+            # where errors do not decay to that floor, there is no law and no floor either way
+            for name in ("gamma", "gamma_low", "gamma_high", "error_inf"):
+                np.testing.assert_array_equal(one[name], given[name], err_msg=f"{name} {epoch}")
+            known = one.error_inf.values[np.isfinite(one.error_inf)]
+            assert (known == expected).all()
+            told += known.size
+    assert told >= 4
+
+
+def test_each_split_and_setting_has_its_own_ensemble(noisy: actstore.Store) -> None:
+    found = noisy.sel(epoch=-1).error(subsets=20, error_inf="ensemble").compute().squeeze("epoch")
+    limits = found.error_inf.groupby("decay").max().values
+    assert len(np.unique(limits)) == limits.size == 4
+
+
+def test_blocks_of_samples_do_not_change_the_ensemble(noisy: actstore.Store) -> None:
+    one = noisy.sel(decay=1, epoch=-1)
+    blocks = one.narrow(lambda run: run.in_blocks(1))
+    options: dict[str, Any] = {"subsets": 3, "error_inf": "ensemble"}
+    whole, cut = (data.error(**options).error_inf for data in (one, blocks))
+    np.testing.assert_array_equal(whole, cut)
+
+
+def test_an_ensemble_needs_two_seeds_that_hold_the_epoch(
+    noisy: actstore.Store, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidParameterError, match="width 16, the widest of decay=1, has one"):
+        noisy.sel(decay=1, seed=0).error(error_inf="ensemble")
+    path = tmp_path / "s.zarr"
+    for seed, epochs in ((0, [4, 9]), (1, [4])):
+        record_networks(path, widths=[8], seeds=[seed], epochs=epochs)
+    store = actstore.open(path)
+    with pytest.raises(NotInStoreError, match=r"no epoch 9 in run .*; it holds 4"):
+        store.error(error_inf="ensemble")
+    with pytest.warns(UndecidedWarning, match="compared at different last epochs, 4 .*, 9 "):
+        store.sel(epoch=-1).error(error_inf="ensemble")
+
+
 def test_the_window_defaults_to_all_sizes_above_one(answer: xr.Dataset) -> None:
     assert (answer.window_low == 3).all()
     assert (answer.window_high == WIDTH).all()
@@ -304,6 +374,7 @@ def test_every_scheduler_gives_the_same_errors(store: actstore.Store) -> None:
         ({"splits": []}, "no split was given"),
         ({"error_inf": -0.1}, r"error_inf=-0.1 was asked for; give a number in \[0, 1\]"),
         ({"error_inf": 2}, "error_inf=2 was asked for"),
+        ({"error_inf": "best"}, "error_inf='best' was asked for; give a number"),
         ({"window": (8, 2)}, r"window \(8, 2\) was asked for; give the smallest"),
         ({"window": (0, np.nan)}, "was asked for; give the smallest"),
         ({"rng_seed": -1}, "rng_seed=-1 was asked for"),
@@ -386,6 +457,23 @@ def test_the_command_says_what_the_function_says(path: Path, cli: Callable[..., 
         assert row["gamma"] == pytest.approx(one.gamma.item())
 
 
+def test_the_command_takes_the_ensemble_as_the_function_does(
+    noisy: actstore.Store, cli: Callable[..., Answer]
+) -> None:
+    answer = cli(
+        "query", "error", noisy.path, "--width", 16, "--subsets", 9, "--error-inf", "ensemble",
+        "--format", "json",
+    )  # fmt: skip
+    assert answer.code == 0, answer.err
+    assert answer.json["parameters"]["error_inf"] == "ensemble"
+    found = noisy.sel(width=16, epoch=-1).error(subsets=9, error_inf="ensemble").compute()
+    told = {(row["run"], row["split"]): row["error_inf"] for row in answer.json["rows"]}
+    for (run, split), value in told.items():
+        expected = found.error_inf.sel(run=run, split=split).item()
+        assert value == (pytest.approx(expected) if np.isfinite(expected) else None)
+    assert any(told.values())
+
+
 def test_the_table_has_a_row_a_split_and_size(path: Path, cli: Callable[..., Answer]) -> None:
     answer = cli("query", "error", path, "--width", WIDTH, "--seed", 0, "--subsets", 2)
     assert answer.code == 0, answer.err
@@ -406,7 +494,9 @@ def test_the_table_has_a_row_a_split_and_size(path: Path, cli: Callable[..., Ans
         (("--splits", "valid"), 1, "no split 'valid'"),
         (("--subset-size", "99"), 1, "subset size 99 was asked for"),
         (("--subset-size", "few"), 2, "'few' is not a number"),
-        (("--error-inf", "3"), 1, "error_inf=3.0 was asked for"),
+        (("--error-inf", "3"), 1, "error_inf=3 was asked for"),
+        (("--error-inf", "best"), 1, "error_inf='best' was asked for"),
+        (("--width", "12", "--error-inf", "ensemble"), 1, "width 12, the widest of"),
         (("--window", "8", "2"), 1, "window (8.0, 2.0) was asked for"),
     ],
 )

@@ -114,7 +114,14 @@ def test_the_exponent_of_the_clones_is_the_planted_one(
 # the exponent of the error of subsets
 
 
-def marks(samples: int, width: int, gamma: float, floor: float, seed: int) -> Any:
+def marks(
+    samples: int,
+    width: int,
+    gamma: float,
+    floor: float,
+    seed: int,
+    draw: np.random.Generator | None = None,
+) -> Any:
     """Make a layer whose subsets err as a power of their size.
 
     A sample is right if the subset holds a neuron that marks it, and each neuron does so with
@@ -124,7 +131,7 @@ def marks(samples: int, width: int, gamma: float, floor: float, seed: int) -> An
     rng = np.random.default_rng(seed)
     rate = ((np.arange(samples) + 0.5) / samples) ** (1 / gamma)
     rate[rng.permutation(samples)[: int(floor * samples)]] = 0.0  # never marked
-    return (rng.random((samples, width)) < rate[:, None]).astype("float32")
+    return ((draw or rng).random((samples, width)) < rate[:, None]).astype("float32")
 
 
 def missed(w: Any, gamma: float, floor: float) -> Any:
@@ -133,10 +140,10 @@ def missed(w: Any, gamma: float, floor: float) -> Any:
     return floor + (1 - floor) * share
 
 
-def record_marks(store: Path, x: Any) -> Path:
+def record_marks(store: Path, x: Any, *, seed: int = 0, bias: float = -0.5) -> Path:
     """Record it with a readout that answers 1, which is right, as soon as a neuron marks."""
-    readout = (np.vstack([np.zeros(x.shape[1]), np.ones(x.shape[1])]), np.array([0.0, -0.5]))
-    return record(store, x, label=np.ones(len(x), int), readout=readout)
+    readout = (np.vstack([np.zeros(x.shape[1]), np.ones(x.shape[1])]), np.array([0.0, bias]))
+    return record(store, x, seed=seed, label=np.ones(len(x), int), readout=readout)
 
 
 @pytest.mark.parametrize(("gamma", "floor"), [(0.5, 0.0), (0.5, 0.1), (1.0, 0.05)])
@@ -152,6 +159,25 @@ def test_the_exponent_of_the_error_of_subsets_is_the_planted_one(
     expected = missed(np.array(sizes, float), gamma, floor)
     np.testing.assert_allclose(found.error.mean("subset"), expected, rtol=0.1)
     assert float(found.gamma) == pytest.approx(gamma, abs=0.1)
+
+
+def test_the_ensemble_tells_the_planted_limit_of_the_error_of_subsets(tmp_path: Path) -> None:
+    """Eight networks of 96 neurons err together as 768 neurons do: on what nothing marks."""
+    gamma, floor, members = 1.0, 0.05, 8
+    rng = np.random.default_rng(3)
+    for seed in range(members):
+        # the same samples are hard for every network: their rates are drawn from one seed
+        x = marks(4000, 96, gamma, floor, seed=1, draw=rng)
+        # one mark in any network is enough for the sum of their logits
+        record_marks(tmp_path / "marks.zarr", x, seed=seed, bias=-0.5 / members)
+    found = actstore.open(tmp_path / "marks.zarr").error(
+        subset_size=[4, 8, 16, 32, 64], subsets=20, splits="test", error_inf="ensemble",
+        window=(8, 64),
+    ).isel(epoch=0, split=0).compute()  # fmt: skip
+    limit = missed(members * 96, gamma, floor)
+    assert limit - floor < 0.002
+    np.testing.assert_allclose(found.error_inf, limit, atol=0.002)
+    np.testing.assert_allclose(found.gamma, gamma, atol=0.1)
 
 
 # coverage of the intervals

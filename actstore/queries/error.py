@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import xarray as xr
@@ -11,6 +12,7 @@ from actstore import schema
 from actstore.errors import InvalidParameterError
 from actstore.queries.apply import concat_runs, describe
 from actstore.queries.apply import subset_blocks as blocks_for
+from actstore.queries.ensemble_error import check_error_inf, errors_of_widest
 from actstore.queries.graph import Output
 from actstore.queries.parameters import (
     check_positive,
@@ -39,7 +41,7 @@ def error(
     layer: str = schema.DEFAULT_LAYER,
     refit: int = 0,
     fit_split: str = "train",
-    error_inf: float | None = None,
+    error_inf: float | Literal["ensemble"] | None = None,
     window: tuple[float, float] | None = None,
     rng_seed: int = 0,
     ridge: float = 1e-8,
@@ -68,8 +70,10 @@ def error(
         Subsets a size whose readout is fitted anew; 0 leaves it out.
     fit_split : str
         Where the readout is fitted anew.
-    error_inf : float, optional
-        Error at infinite size in :math:`error - error_{inf} = a w^{-γ}`; fitted if not given.
+    error_inf : float or "ensemble", optional
+        Error at infinite size in :math:`error - error_{inf} = a w^{-γ}`: a number, that of all
+        seeds of the widest width of the selection with their logits averaged (for each setting of
+        the hyper-parameters, epoch and split), or fitted.
     window : (low, high), optional
         Subset sizes of that fit; by default all above one.
     rng_seed : int
@@ -92,12 +96,13 @@ def error(
     Raises
     ------
     NotInStoreError
-        If a run holds no readout, split or layer.
+        If a run holds no readout, split or layer, or a network of the ensemble lacks an epoch.
     InvalidDataError
-        If the data are not a store, or labels are not classes of the readout.
+        If the data are not a store, labels are not classes of the readout, or the networks of the
+        ensemble differ in samples or labels.
     InvalidParameterError
-        If a size is below 1 or above the width, no split is given, or ``error_inf`` or
-        ``window`` is not what it says.
+        If a size is below 1 or above the width, no split is given, ``error_inf`` or ``window`` is
+        not what it says, or the widest width has one seed where an ensemble is asked for.
 
     Notes
     -----
@@ -106,7 +111,9 @@ def error(
     An interval of (0, inf) says that the sizes do not determine γ; it is NaN where there are no
     more sizes than parameters. The interval joins the scatter of the sizes about the law and, by
     bootstrap, the draw of the subsets: nested subsets err alike, so that the scatter alone is too
-    small. It speaks of this layer on these samples, not of other samples or seeds.
+    small. It speaks of this layer on these samples, not of other samples or seeds, and takes an
+    ``error_inf`` that is given or that of an ensemble as exact. Where one epoch of each run is
+    selected, the ensemble is of these, with a warning if they are different ones.
 
     References
     ----------
@@ -118,10 +125,7 @@ def error(
     check_seed_and_ridge(rng_seed, ridge)
     if refit < 0:
         raise InvalidParameterError(f"refit={refit} was asked for; give a number of subsets from 0")
-    if error_inf is not None and not 0 <= error_inf <= 1:
-        raise InvalidParameterError(
-            f"error_inf={error_inf} was asked for; give a number in [0, 1], or nothing to fit it"
-        )
+    check_error_inf(error_inf)
     if window is not None and not 0 < window[0] < window[1]:
         raise InvalidParameterError(
             f"window {tuple(window)} was asked for; give the smallest and the largest subset, "
@@ -130,17 +134,21 @@ def error(
     names = [splits] if isinstance(splits, str) else list(dict.fromkeys(splits))
     found = readable(data, layer=layer, splits=names)
     sizes = subset_sizes(subset_size, found)
+    if error_inf == "ensemble":
+        limits: Sequence[float | xr.DataArray | None] = errors_of_widest(found, names, layer)
+    else:
+        limits = [error_inf] * len(found)
     results = []
-    for source in found:
+    for source, inf in zip(found, limits, strict=True):
         one = errors_of(
             source, names, layer, sizes, subsets=subsets, rng_seed=rng_seed,
             blocks=blocks_for(found, 4),
         )  # fmt: skip
-        law = size_law(one["error"], sizes, error_inf=error_inf, window=window, rng_seed=rng_seed)
+        law = size_law(one["error"], sizes, error_inf=inf, window=window, rng_seed=rng_seed)
         if refit:
             counts = refitted(source, fit_split, names, layer, sizes, refit, rng_seed, ridge, cache)
             lengths = {SPLIT: len(names), REFIT_SUBSET: refit, SIZE: len(sizes)}
-            again = shares_of(source, counts, REFIT, lengths)
+            again = shares_of(source.epochs, counts, REFIT, lengths)
             one = one.assign(again.data_vars).assign_coords({REFIT_SUBSET: np.arange(refit)})
         results.append(one.assign(law.data_vars))
     return describe(

@@ -33,7 +33,7 @@ def size_law(
     errors: xr.DataArray,
     sizes: Sequence[int],
     *,
-    error_inf: float | None,
+    error_inf: float | xr.DataArray | None,
     window: tuple[float, float] | None,
     rng_seed: int,
 ) -> xr.Dataset:
@@ -43,7 +43,9 @@ def size_law(
     ----------
     errors : (epoch, split, subset, subset_size)
     sizes : sequence of int
-    error_inf, window, rng_seed
+    error_inf : float, (epoch, split) or None
+        Error at infinite size; fitted if None.
+    window, rng_seed
         As in :func:`actstore.error`.
 
     Returns
@@ -52,16 +54,22 @@ def size_law(
         The variables of ``LAW`` ``(epoch, split)``. Lazy.
     """
     low_high = window or (2.0, float(max(sizes)))
-    options: dict[str, Any] = {"error_inf": error_inf, "window": low_high}
     w = np.asarray(sizes, float)
+    if not isinstance(error_inf, xr.DataArray):
+        value = np.nan if error_inf is None else error_inf
+        error_inf = xr.DataArray(np.full(errors.sizes[SPLIT], value), dims=SPLIT)
 
-    def kernel(_epoch: int, by_split: Array) -> tuple[Array, ...]:
-        rng = np.random.default_rng(rng_seed)
+    def kernel(_epoch: int, by_split: Array, known: Array) -> tuple[Array, ...]:
         rows = []
-        for one in by_split:  # (subset, size)
+        for one, inf in zip(by_split, known.tolist(), strict=True):  # (subset, size)
+            options: dict[str, Any] = {
+                "error_inf": None if np.isnan(inf) else inf, "window": low_high
+            }  # fmt: skip
             fit = decay_law(w, one.mean(0), **options)
             low, high = fit.low, fit.high
             if np.isfinite(fit.gamma):
+                # anew for each split: its answer is the same whichever others are asked for
+                rng = np.random.default_rng(rng_seed)
                 # one row of subsets at a time: nested subsets err alike at all sizes
                 weights = rng.multinomial(len(one), np.full(len(one), 1 / len(one)), RESAMPLES)
                 drawn = decay_exponents(w, weights @ one / len(one), **options)
@@ -70,7 +78,7 @@ def size_law(
         return tuple(np.asarray(rows, float).T)
 
     return over_epochs(
-        kernel, [errors], LAW, epochs=errors[schema.EPOCH].values,
+        kernel, [errors, error_inf], LAW, epochs=errors[schema.EPOCH].values,
         sizes={SPLIT: errors.sizes[SPLIT]},
     )  # fmt: skip
 

@@ -81,7 +81,7 @@ def errors_of(
     """Return the variables of ``ERRORS`` ``(epoch, split, subset, subset_size)`` of one source."""
     counts = [_counted(source, split, layer, sizes, subsets, rng_seed, blocks) for split in splits]
     shares = shares_of(
-        source,
+        source.epochs,
         counts,
         ERRORS,
         {SPLIT: len(splits), SUBSET: subsets, SIZE: len(sizes)},
@@ -92,7 +92,7 @@ def errors_of(
 
 
 def shares_of(
-    source: Source, counts: Sequence[Counts], outputs: dict[str, Output], lengths: dict[str, int]
+    epochs: Array, counts: Sequence[Counts], outputs: dict[str, Output], lengths: dict[str, int]
 ) -> xr.Dataset:
     """Return what was counted as shares of the samples, blocks and splits put together.
 
@@ -111,7 +111,7 @@ def shares_of(
         return tuple(np.moveaxis(shares, 2, 0)) if len(outputs) > 1 else (shares,)
 
     return over_epochs(
-        kernel, [part for one in counts for part in one.parts], outputs, epochs=source.epochs,
+        kernel, [part for one in counts for part in one.parts], outputs, epochs=epochs,
         sizes=lengths,
     )  # fmt: skip
 

@@ -10,10 +10,10 @@ import numpy.typing as npt
 import xarray as xr
 
 from actstore import schema
-from actstore.errors import InvalidParameterError
 from actstore.kernels.fits import decay_exponents, decay_law
-from actstore.queries.logits import logits_of, same_labels
+from actstore.queries.ensemble_error import check_error_inf, error_of_widest
 from actstore.queries.settings import SETTING, Settings
+from actstore.queries.subset_errors import SPLIT
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -72,15 +72,16 @@ def width_law(
             rows.append((law.gamma, low, high, law.error_inf, *law.window))
         return tuple(np.asarray(rows, float).T)
 
+    check_error_inf(error_inf)
     if error_inf == "ensemble":
-        known = xr.concat([e.expand_dims(SETTING) for e in _ensembles(settings, split, layer)],
-                          dim=SETTING).chunk({SETTING: -1})  # fmt: skip
-    else:
-        if isinstance(error_inf, str) or (error_inf is not None and not 0 <= error_inf <= 1):
-            raise InvalidParameterError(
-                f"error_inf={error_inf!r} was asked for; give a number in [0, 1], 'ensemble' "
-                "or nothing to fit it"
+        limits = [
+            error_of_widest(settings, s, [split], layer).isel(
+                {schema.EPOCH: 0, SPLIT: 0}, drop=True
             )
+            for s in range(shape[0])
+        ]
+        known = xr.concat(limits, dim=SETTING).chunk({SETTING: -1})
+    else:
         value = np.nan if error_inf is None else error_inf
         known = xr.DataArray(np.full(shape[0], value), dims=SETTING).chunk()
     results = xr.apply_ufunc(
@@ -117,38 +118,3 @@ def _percentiles(gammas: Array) -> tuple[float, float]:
         for unbounded, q in ((0.0, 0.025), (np.inf, 0.975))
     ]
     return float(ends[0]), float(ends[1])
-
-
-def _ensembles(settings: Settings, split: str, layer: str) -> Sequence[xr.DataArray]:
-    """Return the error of the ensemble of the widest width of each setting."""
-    errors = []
-    for setting in range(settings.shape[0]):
-        widest = max(w for s, w in settings.members if s == setting)
-        runs = settings.members[setting, widest]
-        members = [settings.found[r] for r in runs]
-        if not all(m.run is not None and m.run.has_readout for m in members):
-            raise InvalidParameterError(
-                "error_inf='ensemble' was asked for, and the runs hold no readout; give a number"
-            )
-        if len(runs) < 2:
-            raise InvalidParameterError(
-                f"error_inf='ensemble' was asked for, and width {settings.widths[widest]}, the "
-                f"widest of {settings.names()[setting]}, has one seed; record more, or give a "
-                "number"
-            )
-        y = same_labels(members, split).values
-
-        def error(*logits: Array, y: Array = y) -> Array:
-            return np.asarray((sum(logits).argmax(-1) != y).mean())  # type: ignore[union-attr]
-
-        errors.append(
-            xr.apply_ufunc(
-                error,
-                *(logits_of(member, split, layer) for member in members),
-                input_core_dims=[[schema.SAMPLE, schema.OUTPUT]] * len(runs),
-                dask="parallelized",
-                dask_gufunc_kwargs={"allow_rechunk": True},
-                output_dtypes=["float64"],
-            )
-        )
-    return errors
