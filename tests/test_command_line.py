@@ -132,6 +132,19 @@ def test_a_query_loads_neither_torch_nor_matplotlib(planted_path: Path) -> None:
     modules = set(answer.err.split())
     assert {"xarray", "dask", "zarr"} <= modules
     assert not modules & {"torch", "torchvision", "matplotlib", "sklearn", "distributed"}
+    assert not modules & {"pyarrow", "scipy.fftpack", "jinja2"}
+
+
+def test_libraries_hidden_while_others_load_can_be_had_afterwards() -> None:
+    code = (
+        "import sys\n"
+        "from actstore.cli.loading import libraries\n"
+        "with libraries():\n"
+        "    import actstore.queries.explain\n"
+        "assert 'pyarrow' not in sys.modules\n"
+        "import jinja2, pyarrow, scipy.fftpack\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 # symmetry of commands and functions

@@ -205,6 +205,10 @@ def _metrics(source: Source) -> xr.Dataset:
     return source.run.metrics()
 
 
+def _first(has: Array, *, epochs: Array) -> Array:
+    return np.where(has.any(0), epochs[np.argmax(has, 0)], np.nan)
+
+
 def _events(has_clones: xr.DataArray, metrics: xr.Dataset) -> xr.Dataset:
     epochs = has_clones[schema.EPOCH].values
     if not len(epochs):
@@ -212,11 +216,10 @@ def _events(has_clones: xr.DataArray, metrics: xr.Dataset) -> xr.Dataset:
     zero = metrics["train_error"].values <= 0 if "train_error" in metrics else np.zeros(0, bool)
     interpolation = float(epochs[np.argmax(zero)]) if zero.any() else np.nan
 
-    def first(has: Array) -> Array:
-        return np.where(has.any(0), epochs[np.argmax(has, 0)], np.nan)
-
     whole = has_clones.data.rechunk({0: -1})
-    found = whole.map_blocks(first, drop_axis=0, meta=np.empty((0,) * (whole.ndim - 1)))
+    found = whole.map_blocks(
+        _first, epochs=epochs, drop_axis=0, meta=np.empty((0,) * (whole.ndim - 1))
+    )
     begin = xr.Variable(has_clones.dims[1:], found)
     texts = {
         "interpolation_epoch": "first recorded epoch of zero train error",

@@ -50,30 +50,33 @@ def shown(result: xr.Dataset) -> xr.Dataset:
             continue
         lazy = variable.chunks is not None  # a computed answer must not become lazy again
         whole = variable.chunk(dict.fromkeys(spread, -1)) if lazy else variable
-        kept[name] = whole.mean(spread, keep_attrs=True)
-        for suffix, q in LEVELS.items():
-            kept[name + suffix] = _quantile(whole, q, spread)
+        summary = _summary(whole, spread)
+        kept |= dict(zip((name, *(name + suffix for suffix in LEVELS)), summary, strict=True))
     used = {d for variable in kept.values() for d in variable.dims}
     coords = {name: c.variable for name, c in result.coords.items() if set(c.dims) <= used}
     return xr.Dataset(kept, coords=coords, attrs=result.attrs)
 
 
-def _quantile(variable: xr.Variable, q: float, dims: list[str]) -> xr.Variable:
-    """Return a quantile that is NaN, without a warning, where all values are."""
-
-    def kernel(values: npt.NDArray[Any]) -> Any:
-        flat = values.reshape(*values.shape[: -len(dims)], -1).astype(float)
-        missing = np.isnan(flat).all(-1)
-        flat[missing] = 0.0
-        # NumPy looks for NaN value by value: only where there is one
-        quantile = np.nanquantile if np.isnan(flat).any() else np.quantile
-        return np.where(missing, np.nan, quantile(flat, q, axis=-1))
-
-    found: xr.Variable = xr.apply_ufunc(
-        kernel, variable, input_core_dims=[dims], dask="parallelized", output_dtypes=["float64"],
-        keep_attrs=True,
+def _summary(variable: xr.Variable, dims: list[str]) -> tuple[xr.Variable, ...]:
+    """Return the mean and the quantiles over dims, lazy where the variable is."""
+    found: tuple[xr.Variable, ...] = xr.apply_ufunc(
+        _mean_and_quantiles, variable, kwargs={"axes": len(dims)}, input_core_dims=[dims],
+        output_core_dims=[[]] * (1 + len(LEVELS)), dask="parallelized",
+        output_dtypes=["float64"] * (1 + len(LEVELS)), keep_attrs=True,
     )  # fmt: skip
     return found
+
+
+def _mean_and_quantiles(values: npt.NDArray[Any], *, axes: int) -> tuple[npt.NDArray[Any], ...]:
+    """Summarise the last axes; NaN, without a warning, where all values are."""
+    flat = values.reshape(*values.shape[: values.ndim - axes], -1).astype(float)
+    missing = np.isnan(flat).all(-1)
+    flat[missing] = 0.0
+    # NumPy looks for NaN value by value: only where there is one
+    some = np.isnan(flat).any()
+    mean, quantile = (np.nanmean, np.nanquantile) if some else (np.mean, np.quantile)
+    summary = mean(flat, axis=-1), *quantile(flat, list(LEVELS.values()), axis=-1)
+    return tuple(np.where(missing, np.nan, each) for each in summary)
 
 
 def rows(result: xr.Dataset) -> list[dict[str, Any]]:
