@@ -14,6 +14,7 @@ from actstore.kernels.readout import (
     cross_entropy,
     error,
     logits,
+    plain_and_rescaled_errors,
     readout_errors,
     subset_errors,
 )
@@ -76,6 +77,9 @@ def test_subset_errors_are_those_of_the_plain_loop(sizes, rescale, few):
     np.testing.assert_array_equal(answer.wrong, wrong)
     np.testing.assert_array_equal(answer.correct, correct)
     np.testing.assert_allclose(answer.loss, loss, rtol=1e-10)
+    both = plain_and_rescaled_errors(x, labels, weight, bias, orders=orders, sizes=sizes)
+    np.testing.assert_array_equal(both[rescale].wrong, answer.wrong)
+    np.testing.assert_array_equal(both[rescale].loss, answer.loss)
 
 
 def test_float32_activations_agree_with_float64_to_a_millionth():

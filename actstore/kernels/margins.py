@@ -5,7 +5,7 @@ has the same label y, so that the *margins* ``X (A − A_y)ᵀ + b − b_y`` say
 if one is positive, and its cross-entropy is ``log(1 + Σ exp margins)``.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,19 +28,20 @@ def nested_margins(
     offset: NDArray[Any],
     orders: NDArray[np.int64],
     sizes: NDArray[np.int64],
-    rescale: bool,
-) -> Iterator[tuple[slice, int, NDArray[Any]]]:
+    rescaled: Sequence[bool],
+) -> Iterator[tuple[int, slice, int, NDArray[Any]]]:
     """Yield the margins of a few permutations at a time, at one size after the other.
 
     Where labels differ within the block these are the logits; :func:`judge` takes either.
 
     ``samples`` is ``(neuron, sample)``, ``relative`` is ``(neuron, output)``, ``offset`` is
-    ``(output,)``. Each item is a slice of permutations, the number of the size, and margins
-    ``(output, subset, sample)`` that the receiver may overwrite.
+    ``(output,)``. Each item is the number of an entry of ``rescaled``, a slice of permutations,
+    the number of the size, and margins ``(output, subset, sample)`` that the receiver may
+    overwrite.
     """
     outputs, width, count = len(offset), *samples.shape
     step = min(len(orders), margins_step(outputs, count))
-    widest = int(np.diff(sizes, prepend=0).max())
+    widest = int(np.diff(sizes, prepend=0).max(initial=0))
     gathered = np.empty((widest, count), samples.dtype)
     total = np.empty((outputs, step, count), samples.dtype)
     margins = np.empty_like(total)
@@ -56,12 +57,13 @@ def nested_margins(
                 rows = np.take(samples, new, axis=0, out=gathered[: len(new)], mode="clip")
                 np.matmul(relative[new].T, rows, out=view[:, t])
             summed += view
-            if rescale:
-                np.multiply(summed, summed.dtype.type(width / stop), out=view)
-                view += offset[:, None, None]
-            else:
-                np.add(summed, offset[:, None, None], out=view)
-            yield part, k, view
+            for r, rescale in enumerate(rescaled):
+                if rescale:
+                    np.multiply(summed, summed.dtype.type(width / stop), out=view)
+                    view += offset[:, None, None]
+                else:
+                    np.add(summed, offset[:, None, None], out=view)
+                yield r, part, k, view
             start = stop
 
 

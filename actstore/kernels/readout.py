@@ -115,31 +115,39 @@ def subset_errors(
     >>> answer.wrong
     array([[2, 0, 1]])
     """
-    data, target, slopes, intercept = _checked(x, labels, weight, bias)
-    order, steps = _checked_orders(orders, sizes, data.shape[1])
-    whole = steps[-1] == data.shape[1]
-    answers = []
-    if len(steps) > whole:
-        partial = steps[: len(steps) - whole]
-        answers.append(
-            _nested(data, target, slopes, intercept, order, partial, rescale, keep_correct, threads)
-        )
-    if whole:
-        everyone = np.arange(data.shape[1])[None]
-        answer = _nested(
-            data, target, slopes, intercept, everyone, steps[-1:], False, keep_correct, threads
-        )
-        answers.append(answer)
-    # the whole layer has one row, which stands for every permutation
-    return ReadoutErrors(
-        _side_by_side([answer.wrong for answer in answers], len(order)),
-        _side_by_side([answer.loss for answer in answers], len(order)),
-        _side_by_side(
-            [answer.correct for answer in answers if answer.correct is not None], len(order)
-        )
-        if keep_correct
-        else None,
-    )
+    options: dict[str, Any] = {
+        "orders": orders, "sizes": sizes, "keep_correct": keep_correct, "threads": threads
+    }  # fmt: skip
+    return _nested(x, labels, weight, bias, rescaled=[rescale], **options)[0]
+
+
+def plain_and_rescaled_errors(
+    x: ArrayLike,
+    labels: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike,
+    *,
+    orders: ArrayLike,
+    sizes: Sequence[int],
+    threads: int = 1,
+) -> tuple[ReadoutErrors, ReadoutErrors]:
+    """Return what :func:`subset_errors` does without and with `rescale`, of the same products.
+
+    Examples
+    --------
+    >>> x = np.array([[1.0, 0, 1], [0, 1, 0], [0, 1, 1]])
+    >>> plain, rescaled = plain_and_rescaled_errors(
+    ...     x, [0, 1, 1], np.array([[1.0, 0, 1], [0, 1, 0]]), [0.0, 1.5],
+    ...     orders=[[0, 1, 2]], sizes=[1, 3],
+    ... )
+    >>> plain.wrong, rescaled.wrong
+    (array([[1, 0]]), array([[0, 0]]))
+    """
+    plain, rescaled = _nested(
+        x, labels, weight, bias, orders=orders, sizes=sizes, rescaled=[False, True],
+        keep_correct=False, threads=threads,
+    )  # fmt: skip
+    return plain, rescaled
 
 
 def readout_errors(
@@ -247,39 +255,47 @@ def cross_entropy(logits: ArrayLike, labels: ArrayLike) -> float:
     return float(np.mean(logsumexp(z - own, axis=-1)))
 
 
-def _side_by_side(parts: list[NDArray[Any]], subsets: int) -> NDArray[Any]:
-    return np.concatenate(
-        [np.broadcast_to(part, (subsets, *part.shape[1:])) for part in parts], axis=1
-    )
-
-
 def _nested(
-    data: NDArray[Any],
-    target: NDArray[np.int64],
-    slopes: NDArray[np.float64],
-    intercept: NDArray[np.float64],
-    orders: NDArray[np.int64],
-    sizes: NDArray[np.int64],
-    rescale: bool,
+    x: ArrayLike,
+    labels: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike,
+    *,
+    orders: ArrayLike,
+    sizes: Sequence[int],
+    rescaled: Sequence[bool],
     keep_correct: bool,
     threads: int,
-) -> ReadoutErrors:
-    """Count over all blocks of samples, on one or several threads."""
-    shape = len(orders), len(sizes)
+) -> list[ReadoutErrors]:
+    """Count over all blocks of samples once, on one or several threads; one answer a rescaling."""
+    data, target, slopes, intercept = _checked(x, labels, weight, bias)
+    order, steps = _checked_orders(orders, sizes, data.shape[1])
+    # all neurons are the same set for every permutation, and rescaled by one
+    whole = bool(steps[-1] == data.shape[1])
+    partial = steps[:-1] if whole else steps
+    shape = len(rescaled), len(order), len(steps)
     correct = np.empty((*shape, len(data)), np.bool_) if keep_correct else None
 
     def count(block: tuple[Label, NDArray[np.int64]]) -> tuple[Any, Any]:
         label, rows = block
         wrong, loss = np.zeros(shape, np.int64), np.zeros(shape)
+
+        def put(place: tuple[Any, ...], margins: NDArray[Any]) -> None:
+            missed, losses = judge(margins, label)
+            wrong[place] = missed.sum(axis=-1)
+            loss[place] = losses
+            if correct is not None:
+                correct[place][..., rows] = ~missed  # the place is a view
+
         relative = np.ascontiguousarray(relative_slopes(slopes, label).T, dtype=data.dtype)
         offset = relative_offset(intercept, label).astype(data.dtype)
         samples = np.ascontiguousarray(data[rows].T)  # neurons first: a subset is whole rows
-        for part, k, margins in nested_margins(samples, relative, offset, orders, sizes, rescale):
-            missed, losses = judge(margins, label)
-            wrong[part, k] = missed.sum(axis=-1)
-            loss[part, k] = losses
-            if correct is not None:
-                correct[part, k, rows] = ~missed
+        for r, part, k, margins in nested_margins(
+            samples, relative, offset, order, partial, rescaled
+        ):
+            put((r, part, k), margins)
+        if whole:
+            put((slice(None), slice(None), -1), (relative.T @ samples + offset[:, None])[:, None])
         return wrong, loss
 
     blocks = label_blocks(target, len(slopes))
@@ -290,7 +306,10 @@ def _nested(
             counts = list(pool.map(count, blocks))
     # summed in the order of the blocks, so that threads do not change the last digit
     wrong, loss = (sum(parts[1:], start=parts[0]) for parts in zip(*counts, strict=True))
-    return ReadoutErrors(wrong, loss / len(data), correct)
+    return [
+        ReadoutErrors(wrong[r], loss[r] / len(data), None if correct is None else correct[r])
+        for r in range(len(rescaled))
+    ]
 
 
 def _checked(

@@ -151,7 +151,7 @@ def explain(
     residual correlations :math:`T W^3 / 3`, with their null :math:`r (2 + t / 3) W^3` for r
     repeats and t subsets (4 at most) and :math:`100 \, W^3` for its fit; spectrum and the bound
     of clones :math:`4 W^3 / 3`; a partition :math:`W^3` a threshold; errors of subsets
-    :math:`4 N W o T`; readouts of r subsets fitted anew :math:`r \sum_w (w^3 / 3 + 2 w^2 o)`, and
+    :math:`2 N W o T`; readouts of r subsets fitted anew :math:`r \sum_w (w^3 / 3 + 2 w^2 o)`, and
     scored :math:`2 N W o r` a size; logits :math:`2 N W o`. The peak of memory is explained at
     :func:`actstore.queries.budget.budget`.
 
@@ -313,7 +313,7 @@ def _flops(query: str, found: Sequence[Source], reading: _Reading, given: dict[s
             outputs = source.run.array(f"{schema.READOUT}/{schema.BIAS}").shape[-1]
             for split in [splits] if isinstance(splits, str) else splits:
                 samples, _ = source.run.shape(split, given.get("layer", schema.DEFAULT_LAYER))
-                times = 2 if query == "ensemble" else 4 * subsets + 2 * refit * len(exist)
+                times = 2 if query == "ensemble" else 2 * subsets + 2 * refit * len(exist)
                 each += float(times * samples * outputs) * w
             each += refit * sum(size**3 / 3 + 2 * size**2 * outputs for size in exist)
         total += epochs * each

@@ -11,7 +11,7 @@ import xarray as xr
 
 from actstore import schema
 from actstore.errors import InvalidDataError, InvalidParameterError, NotInStoreError
-from actstore.kernels.readout import subset_errors
+from actstore.kernels.readout import plain_and_rescaled_errors
 from actstore.kernels.reconstruction import random_subsets
 from actstore.queries.graph import SUBSET, Output, over_epochs
 from actstore.queries.reconstruction import SIZE, size_coords
@@ -138,13 +138,11 @@ def _counted(
     ) -> tuple[Array]:
         orders = random_subsets(width, subsets=subsets, seed=rng_seed)[numbers]
         out = np.full((len(numbers), len(ERRORS), len(sizes)), np.nan)
-        # a run narrower than every size that was asked for has nothing to count
-        for k, rescale in ((0, False), (2, True)) if wanted else ():
-            found = subset_errors(
-                x, label, weight, bias, orders=orders, sizes=wanted, rescale=rescale
-            )
-            out[:, k, exist] = found.wrong
-            out[:, k + 1, exist] = found.loss * len(label)
+        if wanted:  # a run narrower than every size that was asked for has nothing to count
+            both = plain_and_rescaled_errors(x, label, weight, bias, orders=orders, sizes=wanted)
+            for k, found in zip((0, 2), both, strict=True):
+                out[:, k, exist] = found.wrong
+                out[:, k + 1, exist] = found.loss * len(label)
         return (out,)
 
     parts = [
