@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
@@ -25,10 +25,17 @@ if TYPE_CHECKING:
     import xarray as xr
 
 Rows = list[dict[str, Any]]
+#: a row as it is printed, by column
+Cells: TypeAlias = dict[str, str]
 #: words of a heading; "n clones" is one
 _WORDS = re.compile(r"n clones|\S+")
 #: columns of a table
 WIDTH = 80
+#: what tells the rows of a table apart, beside the settings
+KEYS = (
+    "contest", "rival", "average", "setting", "width", "seed", "epoch", "split", "subset_size",
+    "threshold", "factors", "fraction",
+)  # fmt: skip
 
 
 def write_rows(rows: Rows, form: str, *, query: str, parameters: dict[str, Any]) -> None:
@@ -134,41 +141,81 @@ def check_plot(path: str | None) -> None:
         )
 
 
-def table(rows: Rows, columns: Sequence[str]) -> str:
-    """Return rows as text, numbers to four digits, right-aligned, in 80 columns where that can be.
+def table(rows: Rows, columns: Sequence[str], *, settings: Sequence[str] = ()) -> str:
+    """Return rows as text, numbers to four digits, right-aligned, in 80 columns.
 
     A column ``x…`` shows x with its interval, from the columns ``x_low`` and ``x_high``. Columns
     without any value are left out, but for the number of clones: that there are none is an answer.
     Where the table would be too wide, what is the same in every row is said once above it, and
-    rows stand in groups by what their first column says before a colon.
+    rows stand in groups by what their first column says before a colon; then in groups by
+    ``settings``, one after another; and at last their values stand in several tables.
     """
     if not rows:
         return "no rows"
     kept = [c for c in columns if _is_shown(c.rstrip("…"), rows)]
-    cells = [[_of(row, c) for c in kept] for row in rows]
+    cells = [{c: _of(row, c) for c in kept} for row in rows]
     whole = _set(kept, cells)
     if _width(whole) <= WIDTH:
         return whole
     same = [
-        k for k, column in enumerate(kept)
-        if len(rows) > 1 and column != "n_clones" and len({row[k] for row in cells}) == 1
-    ]  # fmt: skip
-    said = textwrap.fill(", ".join(f"{_head(kept[k])} {cells[0][k]}" for k in same), WIDTH)
-    left = [k for k in range(len(kept)) if k not in same]
-    narrow = [kept[k] for k in left]
-    groups: dict[str, list[list[str]]] = {}
-    for row in cells:
-        group, colon, first = row[left[0]].rpartition(": ")
-        groups.setdefault(group + colon, []).append([first, *(row[k] for k in left[1:])])
-    gap = next((g for g in (2, 1) if max(_width(_set(narrow, part, g)) for part in
-                groups.values()) <= WIDTH), 2)  # fmt: skip
-    parts = [f"{name.rstrip(' ')}\n{_set(narrow, part, gap)}".lstrip("\n")
-             for name, part in groups.items()]  # fmt: skip
-    return "\n\n".join([*([said] if said else []), *parts])
+        c for c in kept if len(rows) > 1 and c != "n_clones" and len({row[c] for row in cells}) == 1
+    ]
+    said = [_said(same, cells[0])] if same else []
+    left = [c for c in kept if c not in same]
+    moved = [c for c in left if c in settings]
+    for n in range(len(moved) + 1):
+        narrow = [c for c in left if c not in moved[:n]]
+        groups = _grouped(narrow, moved[:n], cells)
+        for gap in (2, 1):
+            parts = [(name, _set(narrow, part, gap)) for name, part in groups]
+            if max(_width(part) for _, part in parts) <= WIDTH:
+                return _under(said, parts)
+    stacks = [
+        (name, "\n\n".join(_set(stack, part) for stack in _stacks(narrow, part)))
+        for name, part in groups
+    ]
+    return _under(said, stacks)
 
 
-def _set(columns: Sequence[str], cells: Sequence[list[str]], gap: int = 2) -> str:
+def _said(columns: Sequence[str], row: Cells) -> str:
+    """Say what is in these columns in words, over as many lines as it takes."""
+    return textwrap.fill(", ".join(f"{_head(c)} {row[c]}" for c in columns), WIDTH)
+
+
+def _under(said: list[str], parts: list[tuple[str, str]]) -> str:
+    """Put each table under the name of its group, and all under what is said of every row."""
+    return "\n\n".join([*said, *(f"{name}\n{part}".lstrip("\n") for name, part in parts)])
+
+
+def _grouped(
+    columns: Sequence[str], by: Sequence[str], rows: list[Cells]
+) -> list[tuple[str, list[Cells]]]:
+    """Return the rows of each group, and its name: what its rows have alike."""
+    groups: dict[str, list[Cells]] = {}
+    for row in rows:
+        group, colon, first = row[columns[0]].rpartition(": ")
+        words = [_said(by, row)] if by else []
+        words += [textwrap.fill((group + colon).rstrip(), WIDTH)] if group else []
+        groups.setdefault("\n".join(words), []).append({**row, columns[0]: first})
+    return list(groups.items())
+
+
+def _stacks(columns: Sequence[str], rows: list[Cells]) -> list[list[str]]:
+    """Deal columns over tables that fit, each with those that tell its rows apart."""
+    keys = [c for c in columns if c in KEYS]
+    stacks: list[list[str]] = [keys]
+    for column in columns:
+        if column in keys:
+            continue
+        if stacks[-1] != keys and _width(_set([*stacks[-1], column], rows)) > WIDTH:
+            stacks.append(keys)
+        stacks[-1] = [*stacks[-1], column]
+    return stacks
+
+
+def _set(columns: Sequence[str], rows: list[Cells], gap: int = 2) -> str:
     """Set columns side by side under their headings, with a gap between them."""
+    cells = [[row[c] for c in columns] for row in rows]
     lines = _heads([_head(c) for c in columns], cells)
     widths = [max(len(line[k]) for line in [*lines, *cells]) for k in range(len(columns))]
     out = [

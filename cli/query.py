@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import click
@@ -26,6 +26,8 @@ from .questions import LEAD, QUESTIONS, Question
 
 #: columns of the law of the error of subsets
 SIZE_LAW = ("split", "gamma…", "error_inf", "window_low", "window_high")
+#: of an interval, beside the value
+_ENDS = ("", "_low", "_high")
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -129,35 +131,43 @@ def _explain(plan: Any, form: str) -> None:
 
 def table_of(question: Question, answer: Any) -> str:
     """Return the rows of a computed answer as a person wants to see them."""
-    from actstore.queries.table import frames, records
-
     tables = [
-        output.table(_worded(records(table)), _columns(question.columns, answer))
-        for table in frames(answer)
+        text for columns in question.tables for text in _tables(_needed(answer, columns), columns)
     ]
     if question.name == "error":
         tables.append(_size_law(answer))
-    return "\n\n".join(tables) + _footer(question.name, answer)
+    return "\n\n".join(tables or ["no rows"]) + _footer(question.name, answer)
+
+
+def _tables(answer: Any, columns: Sequence[str]) -> Iterator[str]:
+    """Set the rows of an answer, a table for all variables that share dims."""
+    from actstore.queries.table import frames, records
+
+    settings = _settings(answer)
+    names = [c for name in columns for c in (settings if name == "*" else [name])]
+    for found in map(records, frames(answer)):
+        if found:
+            yield output.table(_worded(found), names, settings=["setting", *settings])
+
+
+def _needed(answer: Any, columns: Sequence[str]) -> Any:
+    """Return the variables of these columns, whose dims alone make rows."""
+    ends = [f"{name[:-1]}{end}" for name in columns if name.endswith("…") for end in _ENDS]
+    return answer[[name for name in (*columns, *ends) if name in answer.data_vars]]
 
 
 def _size_law(answer: Any) -> str:
     """Return γ of the error of subsets, never without its window and interval."""
-    from actstore.queries.table import frames, records
-
-    law = answer[["gamma", "gamma_low", "gamma_high", *SIZE_LAW[2:]]]
+    law = _needed(answer, SIZE_LAW)
     if bool(law["gamma"].isnull().all()):
         return "error - error_inf ~ size^-gamma: these sizes do not tell gamma"
-    rows = records(frames(law)[0])
-    return "error - error_inf ~ size^-gamma\n\n" + output.table(
-        rows, _columns([*LEAD, *SIZE_LAW], answer)
-    )
+    return "\n\n".join(["error - error_inf ~ size^-gamma", *_tables(law, (*LEAD, *SIZE_LAW))])
 
 
-def _columns(names: Sequence[str], answer: Any) -> list[str]:
-    """Return the names with the hyper-parameters of the answer in the place of the star."""
-    extra = [k for k, c in answer.coords.items() if c.dims in (("run",), ("setting",))]
-    settings = [k for k in extra if k not in ("run", "setting", *LEAD)]
-    return [column for name in names for column in (settings if name == "*" else [name])]
+def _settings(answer: Any) -> list[str]:
+    """Return the hyper-parameters of the answer."""
+    extra = [str(k) for k, c in answer.coords.items() if c.dims in (("run",), ("setting",))]
+    return [k for k in extra if k not in ("run", "setting", *LEAD)]
 
 
 def _worded(rows: output.Rows) -> output.Rows:

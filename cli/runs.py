@@ -40,5 +40,7 @@ def command(store: str, width: Any, seed: Any, where: Any, run: tuple[str, ...],
     elif form == "csv":
         output.write_rows(rows, form, query="runs", parameters={})
     else:
-        click.echo(output.table(rows, [c for c in table.columns if c != "run"]) if rows else
+        columns = [c for c in table.columns if c != "run"]
+        settings = {key for held in chosen.values() for key in held.hyper_parameters}
+        click.echo(output.table(rows, columns, settings=sorted(settings)) if rows else
                    f"{store} holds no run yet")  # fmt: skip
