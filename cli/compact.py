@@ -45,6 +45,6 @@ def command(
     for one in compact(chosen, keep_bits=keep_bits, dry_run=dry_run):
         sizes = size(one.before) + (f" → {size(one.after)}" if one.after != one.before else "")
         click.echo(
-            f"{one.outcome}: {one.run}: {sizes}; R² changes by {one.change.r2:.1g} at most, "
+            f"{one.outcome}: {one.run}: {sizes}\n  R² changes by {one.change.r2:.1g} at most, "
             f"residual correlation by {one.change.residual_correlation:.1g}"
         )

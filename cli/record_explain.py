@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from .output import WIDTH
 
 if TYPE_CHECKING:
     from actstore.training import RunPlan
@@ -22,7 +25,7 @@ def explained(plans: Sequence[RunPlan], *, data_dir: str | None = None) -> str:
                 model = plan.recipe.model(plan.width, **plan.recipe.model_keywords)
             count = sum(parameter.numel() for parameter in model.parameters())
             lines.append(f"  {plan.name}: {count:,} parameters")
-    return "\n".join([*lines, f"to store: {_bytes(plans, data_dir)}"])
+    return "\n".join([*lines, _filled(f"to store: {_bytes(plans, data_dir)}")])
 
 
 def _bytes(plans: Sequence[RunPlan], data_dir: str | None) -> str:
@@ -50,4 +53,9 @@ def _settings(plan: RunPlan) -> str:
         if key not in plan.hyper_parameters and value not in ("", 0)
     ]
     epochs = ", ".join(map(str, plan.schedule.epochs(plan.epochs)))
-    return f"{', '.join(told)}\nepochs recorded: {epochs}; of each layer: {plan.kept}"
+    said = (", ".join(told), f"epochs recorded: {epochs}; of each layer: {plan.kept}")
+    return "\n".join(map(_filled, said))
+
+
+def _filled(line: str) -> str:
+    return textwrap.fill(line, WIDTH, break_on_hyphens=False)

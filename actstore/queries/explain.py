@@ -71,6 +71,9 @@ class Explanation:
 
     def __str__(self) -> str:
         """Return a line a fact, for a person."""
+        # moments that were recorded, or are cached, are read whole
+        blocks = f", reading blocks of {show_bytes(self.block_bytes)}"
+        reading = blocks if self.bytes_to_read else ""
         lines = {
             "runs": self.runs,
             "epochs": self.epochs,
@@ -78,8 +81,7 @@ class Explanation:
             "to read": f"{show_bytes(self.bytes_to_read)} of activations",
             "to compute": f"{self.flops / 1e9:.3g} Gflop",
             "tasks": self.tasks,
-            "workers": f"{crew(self.workers, self.processes)}, "
-            f"reading blocks of {show_bytes(self.block_bytes)}",
+            "workers": crew(self.workers, self.processes) + reading,
             "peak memory": f"{show_bytes(self.peak_memory)} in all, "
             f"{show_bytes(self.worker_memory)} of it in each worker",
         }
