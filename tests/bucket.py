@@ -10,6 +10,8 @@ import time
 import urllib.request
 from collections.abc import Iterator
 
+from .servers import answers, free_port
+
 KEYS = {
     "AWS_ACCESS_KEY_ID": "someone",
     "AWS_SECRET_ACCESS_KEY": "secret",
@@ -30,12 +32,12 @@ class Server:
     """A process that talks S3, with a bucket."""
 
     def __init__(self) -> None:
-        self.port = _free_port()
+        self.port = free_port()
         self.process = subprocess.Popen(
             [sys.executable, "-c", _SERVER, str(self.port)], stderr=subprocess.DEVNULL
         )
         deadline = time.monotonic() + 60
-        while not _answers(self.port):
+        while not answers(self.port):
             assert self.process.poll() is None, "the S3 server ended"
             assert time.monotonic() < deadline, "the S3 server does not answer"
             time.sleep(0.05)
@@ -143,16 +145,3 @@ def wire_to(server: Server) -> Iterator[Wire]:
         yield wire
     finally:
         wire.close()
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
-
-
-def _answers(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-        return True
-    return False

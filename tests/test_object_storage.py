@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import random
 import subprocess
 import sys
@@ -36,6 +35,7 @@ from actstore.storage.writer import RunWriter
 
 from .bucket import BUCKET, Server, Wire
 from .command_line import Answer
+from .killed import killed_again_and_again
 from .recordings import attributes, one_epoch, record
 
 ROOT = Path(__file__).parents[1]
@@ -215,93 +215,25 @@ def test_a_store_in_memory_lasts_as_long_as_the_process() -> None:
 
 # ---------------------------------------------------------------- whole or not at all
 
-_CAMPAIGN = """
-import os, random, signal, sys, time, traceback
-sys.path.insert(0, sys.argv[1])
-import numpy as np
-import actstore
-from actstore.errors import RunExistsError, StoreNotFoundError
-from actstore.storage.verify import verify
-from actstore.storage.writer import RunWriter
-from tests.recordings import attributes, one_epoch
-url, kills, seed = sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-EPOCHS = range(6)
-
-def write(url):
-    try:
-        writer = RunWriter.create(url, "run", slots=7, attributes=attributes())
-    except RunExistsError:
-        try:
-            writer = RunWriter.append(url, "run")
-        except RunExistsError:
-            return  # complete
-    for epoch in EPOCHS:
-        if epoch not in writer.committed:
-            writer.write(epoch, **one_epoch(epoch))
-    writer.close(complete=True)
-
-def check(least):
-    try:
-        store = actstore.open(url)
-    except StoreNotFoundError:
-        return 0
-    for run in store.values():
-        x = run.dataset().activations if len(run.epochs) else None
-        for place, epoch in enumerate(run.epochs.tolist()):
-            expected = one_epoch(epoch)["activations"]["test"]["last_hidden"]
-            assert np.array_equal(x[place], expected), epoch
-        assert run.epochs.tolist() == list(EPOCHS)[: len(run.epochs)]
-        assert len(run.epochs) >= least
-        least = len(run.epochs)
-    found = verify(url, deep=True)
-    assert all(one.harmless for one in found), found
-    return least
-
-def apart(function, *arguments):
-    # forked from a process that has never talked to the server
-    child = os.fork()
-    if not child:
-        try:
-            os._exit(function(*arguments) or 0)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(99)
-    return child
-
-def done(child):
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert code != 99
-    return code
-
-begin = time.monotonic()
-assert done(apart(write, url + "-whole")) == 0
-takes = time.monotonic() - begin
-rng, held = random.Random(seed), 0
-for _ in range(kills):
-    writer = apart(write, url)
-    time.sleep(rng.uniform(0.1, 0.6) * takes)
-    os.kill(writer, signal.SIGKILL)
-    done(writer)
-    held = done(apart(check, held))
-    print(held, end=" ")
-assert done(apart(write, url)) == 0
-print("held", done(apart(check, len(EPOCHS))))
-"""
-
 
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_writer_that_is_killed_leaves_whole_epochs_and_another_continues(
     url: str, wire: Wire, kills: int
 ) -> None:
-    campaign = [sys.executable, "-c", _CAMPAIGN, str(ROOT), url, str(kills), str(kills)]
-    done = subprocess.run(
-        campaign, capture_output=True, text=True, env={**os.environ, **wire.environment}
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.endswith("held 6\n")
+    killed_again_and_again("append", url, kills, wire.environment)
     assert actstore.open(url).only().complete
     assert [finding for finding in verify(url) if not finding.harmless] == []
     assert repair(url) == []
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_run_that_is_overwritten_by_writers_that_are_killed_is_never_a_mixture(
+    url: str, wire: Wire, kills: int
+) -> None:
+    """Of samples, moments, readouts, metrics and attributes, all are of one writer."""
+    killed_again_and_again("overwrite", url, kills, wire.environment)
+    assert actstore.open(url).only().seed == kills
+    assert [finding for finding in verify(url) if not finding.harmless] == []
 
 
 @pytest.mark.parametrize("step", [5, pytest.param(1, marks=pytest.mark.slow)])

@@ -25,6 +25,9 @@ from actstore.storage.seal import DOCUMENT, sealed
 
 StorePath: TypeAlias = str | os.PathLike[str]
 
+#: what obstore opens, and a store can be written to; other URLs are for the drivers of fsspec
+BUCKETS = frozenset({"s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "adl", "memory"})
+
 
 def anywhere(path: StorePath) -> str:
     """Return the path as a process finds it that runs in another folder: a task may go to one."""
@@ -41,6 +44,10 @@ def files_at(path: StorePath, *, read_only: bool = False, durable: bool = False)
         If the URL cannot be understood.
     MissingExtraError
         If it is a URL, and what opens it is not installed.
+    StoreUnreachableError
+        If its server does not answer, or lets these credentials not in.
+    StoreWriteError
+        If it is a URL that stores can only be read from, and ``read_only`` is false.
     """
     where = anywhere(path)
     if where.startswith("file://"):
@@ -48,16 +55,20 @@ def files_at(path: StorePath, *, read_only: bool = False, durable: bool = False)
         from urllib.request import url2pathname  # takes long to import
 
         where = url2pathname(urlsplit(where).path)
-    elif re.match(r"(s3|gs|az|memory):/[^/]", os.fspath(path)):
+    elif re.match(r"(s3|gs|az|memory|sftp|https?|ftp|hf):/[^/]", os.fspath(path)):
         raise StoreNotFoundError(
             f"{os.fspath(path)!r} is no URL; write two slashes, and give it as text (a Path of it "
             "has one)"
         )
     if "://" not in where:
         return LocalFiles(Path(where), read_only=read_only, durable=durable)
-    from actstore.storage.remote import RemoteFiles
+    if "::" not in where and where.partition("://")[0] in BUCKETS:
+        from actstore.storage.remote import RemoteFiles
 
-    return RemoteFiles(where, read_only=read_only)
+        return RemoteFiles(where, read_only=read_only)
+    from actstore.storage.fsspec_files import FsspecFiles
+
+    return FsspecFiles(where, read_only=read_only)
 
 
 def open_root(
