@@ -8,6 +8,9 @@ Two kinds of kills (SIGKILL), on recordings of several shapes:
 * *any time*: at random moments, again and again on the same run until it is complete, while
   another process reads the newest epoch as fast as it can with xarray alone.
 
+A compaction of a finished run is killed both ways too: after each kill the run must be as it was or
+rounded, wholly.
+
 A recording of several ranks (``torch.distributed``) is killed at any time only: one rank of it,
 which may be the one that commits, while the others write their samples.
 
@@ -22,7 +25,6 @@ import argparse
 import contextlib
 import dataclasses
 import importlib
-import mmap
 import os
 import random
 import shutil
@@ -30,7 +32,6 @@ import signal
 import sys
 import tempfile
 import time
-import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -46,11 +47,10 @@ from actstore.errors import ActstoreError, RunExistsError
 from actstore.storage.repair import repair
 from actstore.storage.verify import verify
 from actstore.storage.writer import RunWriter
+from benchmarks import crash_compaction
+from benchmarks.crash_processes import EPOCHS, READS, TALLY, counted, fork, killed_before, run
 
 RUN = "run"
-
-#: what changes a disk, as Python's audit events name it
-CHANGES = ("os.rename", "os.link", "os.remove", "os.rmdir", "os.mkdir", "os.truncate")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,25 +101,7 @@ RECORDINGS = {
     "ranks": Recording({"train": 60, "test": 50}, {"last_hidden": 8}, epochs=(0, 1, 5), ranks=3),
 }
 
-
-class Tally:
-    """Numbers that forked processes count together."""
-
-    def __init__(self) -> None:
-        self._numbers = mmap.mmap(-1, 16)
-
-    def add(self, what: int, number: int) -> None:
-        """Count ``what`` by so many more; one process at a time counts each."""
-        new = self.read()[what] + number
-        self._numbers[8 * what : 8 * what + 8] = new.to_bytes(8, "little")
-
-    def read(self) -> tuple[int, int]:
-        """Return committed epochs that were compared after kills, and checks of readers."""
-        return tuple(int.from_bytes(self._numbers[k : k + 8], "little") for k in (0, 8))  # type: ignore[return-value]
-
-
-EPOCHS, READS = 0, 1
-TALLY = Tally()
+COMPACTED = Recording({"train": 60, "test": 50}, {"last_hidden": 8, "block": 260}, epochs=(0, 5))
 
 
 def write(store: Path, recording: Recording, *, attempt: int, seed: int, fresh: bool) -> bool:
@@ -215,63 +197,6 @@ def check_plain(store: Path, recording: Recording, *, seed: int) -> None:
                 assert np.array_equal(leaf.activations[slot], x), f"newest epoch, {split}/{layer}"
 
 
-# ---------------------------------------------------------------- processes
-
-
-def fork(job: Callable[[], object], log: Path) -> int:
-    """Run a job in a process of its own; what it raises is appended to ``log``."""
-    child = os.fork()
-    if not child:
-        try:
-            job()
-        except BaseException:
-            with log.open("a") as file:
-                traceback.print_exc(file=file)
-            os._exit(1)
-        os._exit(0)
-    return child
-
-
-def run(job: Callable[[], object], log: Path) -> None:
-    """Run a job in a process of its own and raise if it fails."""
-    if os.waitpid(fork(job, log), 0)[1]:
-        raise AssertionError(log.read_text())
-
-
-def killed_before(change: int, job: Callable[[], object], store: Path, log: Path) -> bool:
-    """Run a job and kill it before its n-th change of the store; return whether it got so far."""
-
-    def job_with_hook() -> None:
-        seen = 0
-        inside = str(store)
-
-        def hook(event: str, arguments: tuple[Any, ...]) -> None:
-            nonlocal seen
-            if event == "open":
-                writes = isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
-            else:
-                writes = event in CHANGES
-            if writes and str(arguments[0]).startswith(inside):
-                if seen == change:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                seen += 1
-
-        sys.addaudithook(hook)
-        job()
-
-    status = os.waitpid(fork(job_with_hook, log), 0)[1]
-    if os.WIFSIGNALED(status):
-        return True
-    if status:
-        raise AssertionError(log.read_text())
-    return False
-
-
-def counted(path: Path, job: Callable[[], int]) -> Callable[[], object]:
-    """Return a job that leaves its result in a file."""
-    return lambda: path.write_text(str(job()))
-
-
 # ---------------------------------------------------------------- campaigns
 
 
@@ -296,11 +221,11 @@ def everywhere(name: str, folder: Path, *, step: int, replace: bool) -> Iterator
 
 def _aftermath(store: Path, recording: Recording, was_killed: bool, seeds: set[int]) -> None:
     """Look at what a killed writer left, bring the run to its end, and look again."""
-    least, opened = 0, True
+    least = 0
     if was_killed:
         least = _checker(store, recording, least=0, complete=None, seeds=seeds)()
-        opened = write(store, recording, attempt=1, seed=0, fresh=False)
-    _checker(store, recording, least=least, complete=True, seeds=seeds, swept=opened)()
+        write(store, recording, attempt=1, seed=0, fresh=False)
+    _checker(store, recording, least=least, complete=True, seeds=seeds)()
 
 
 def any_time(name: str, folder: Path, *, kills: int, rng: random.Random) -> Iterator[str]:
@@ -366,7 +291,6 @@ def _checker(
     least: int,
     complete: bool | None,
     seeds: set[int],
-    swept: bool = False,
 ) -> Callable[[], int]:
     def job() -> int:
         found = check(store, recording, least=least, complete=complete, seeds=seeds)
@@ -378,9 +302,7 @@ def _checker(
                 check_plain(store, recording, seed=0)
         if (store / "zarr.json").exists():
             left = verify(store, deep=True)
-            # Nobody opens a complete run again: what was left of a writer killed after its end, or
-            # before it replaced it, stays until it is repaired.
-            assert not (swept and left), left
+            assert not (complete and left), left
             if left:
                 # No damage, only what a killed writer may leave; repairing removes it.
                 assert all(finding.harmless for finding in left), left
@@ -412,16 +334,44 @@ def _read_for_ever(store: Path, recording: Recording) -> None:
                 raise
 
 
+def _campaigns(
+    name: str, step: int, share: int, rng: random.Random
+) -> Iterator[tuple[str, Callable[[Path], Iterator[str]]]]:
+    """Yield what is done to a recording, and the function that does it in a folder."""
+    if name == "compaction":
+        recording = COMPACTED
+        yield (
+            "before each change of a compaction",
+            lambda folder: crash_compaction.everywhere(recording, folder, step=step),
+        )
+        yield (
+            "of compactions at random moments beside a reader",
+            lambda folder: crash_compaction.any_time(recording, folder, kills=share, rng=rng),
+        )
+        return
+    for replace in (False, True) if RECORDINGS[name].ranks == 1 else ():
+        yield (
+            f"before each change of {'a run in place of another' if replace else 'a new run'}",
+            lambda folder, replace=replace: everywhere(name, folder, step=step, replace=replace),  # type: ignore[misc]
+        )
+    yield (
+        "at random moments beside a reader",
+        lambda folder: any_time(name, folder, kills=share, rng=rng),
+    )
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the campaign and print what was done."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=200, help="kills at random moments")
     parser.add_argument("--step", type=int, default=5, help="kill before every STEP-th change")
-    parser.add_argument("--only", choices=RECORDINGS, action="append", help="repeatable")
+    parser.add_argument(
+        "--only", choices=[*RECORDINGS, "compaction"], action="append", help="repeatable"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
     options = parser.parse_args(arguments)
-    names = options.only or list(RECORDINGS)
-    several = any(RECORDINGS[name].ranks > 1 for name in names)
+    names = options.only or [*RECORDINGS, "compaction"]
+    several = any(RECORDINGS[name].ranks > 1 for name in names if name in RECORDINGS)
     loaded = ["actstore.store", "dask.array", "distributed"]  # once, not in every child
     for module in [*loaded, *(["benchmarks.crash_ranks"] if several else [])]:
         with contextlib.suppress(ImportError):
@@ -429,18 +379,13 @@ def main(arguments: list[str] | None = None) -> int:
     dask.config.set(scheduler="synchronous")
     rng = random.Random(options.seed)
     total, began = 0, time.perf_counter()
+    share = -(-options.kills // len(names))
     for name in names:
-        for replace in (False, True) if RECORDINGS[name].ranks == 1 else ():
+        for what, kills in _campaigns(name, options.step, share, rng):
             with tempfile.TemporaryDirectory() as folder:
-                kills = [*everywhere(name, Path(folder), step=options.step, replace=replace)]
-            what = "a run in place of another" if replace else "a new run"
-            print(f"{name:8} {len(kills):4} kills before each change of {what}: nothing lost")
-            total += len(kills)
-        with tempfile.TemporaryDirectory() as folder:
-            share = -(-options.kills // len(names))
-            kills = [*any_time(name, Path(folder), kills=share, rng=rng)]
-        print(f"{name:8} {len(kills):4} kills at random moments beside a reader: nothing lost")
-        total += len(kills)
+                done = len([*kills(Path(folder))])
+            print(f"{name:10} {done:4} kills {what}: nothing lost", flush=True)
+            total += done
     epochs, reads = TALLY.read()
     print(f"{epochs} committed epochs compared bit for bit, {reads} looks of readers: all whole")
     print(f"{total} kills in {time.perf_counter() - began:.0f} s: nothing lost")

@@ -105,8 +105,6 @@ def _precision(run: Run) -> str:
             f"; R² changes by {stored['r2_change']:.1g} at most, residual correlation by "
             f"{stored['residual_correlation_change']:.1g} (epoch {stored['measured_at_epoch']})"
         )
-        if not stored["finished"]:
-            text += "; interrupted, some epochs are not rounded yet: compact it again"
     return text
 
 

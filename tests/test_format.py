@@ -75,7 +75,8 @@ def read_by_the_text(path: Path) -> dict[str, Any]:
                     found[layer] = x
                 if f"{split}/{layer}/moments" in group:
                     moments = at(f"{split}/{layer}/moments")
-                    if moments.attrs["created"] == held["created"]:
+                    same = ("created", "keep_bits")
+                    if all(moments.attrs.get(key) == held.get(key) for key in same):
                         count = moments["count"][:]
                         found[f"{layer} moments"] = {
                             int(marker[s]): (count[s], moments["mean"][s], moments["comoment"][s])

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_np
@@ -15,18 +14,14 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
 
 import actstore
-from actstore import schema
-from actstore.errors import InvalidParameterError, NotInStoreError, RunLockedError, StoreWriteError
+from actstore.errors import InvalidParameterError
 from actstore.kernels.reconstruction import random_subsets
-from actstore.storage import compaction
-from actstore.storage.cache import Leaf, load_moments
-from actstore.storage.compaction import compact
 from actstore.storage.importing import import_run
 from actstore.storage.precision import measure, round_mantissa
 from actstore.storage.verify import verify
 from actstore.storage.writer import RunWriter
 
-from .recordings import attributes, every_byte, one_epoch, record
+from .recordings import attributes, one_epoch
 
 Call = Callable[..., Any]
 PATH = "run/test/last_hidden/activations"
@@ -148,156 +143,3 @@ def test_a_mantissa_has_23_bits_to_keep(tmp_path: Path) -> None:
     model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 3))
     with pytest.raises(InvalidParameterError, match="keep_bits=24 was asked for"):
         actstore.Recorder(tmp_path / "no", model, epochs=1, keep_bits=24)
-
-
-# compacting
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    """Record a run with shards, an unfinished one and a cache."""
-    path = record(tmp_path / "s", splits={"test": 50}, layers={"last_hidden": 260})
-    record(path, "unfinished", seed=1, slots=5, complete=False)
-    created = actstore.open(path)["run"].attrs["created"]
-    load_moments(Leaf(str(path), "run", "test", "last_hidden", created), 1, cache=True)
-    return path
-
-
-def test_a_compacted_store_holds_the_rounded_values_and_nothing_old(store: Path, cli: Call) -> None:
-    before = actstore.open(store)["run"].dataset().activations.compute()
-    unchanged = every_byte(store)
-    answer = cli("compact", store, "--keep-bits", 7, "--dry-run")
-    assert answer.out.count("would be compacted: ") == 2
-    assert every_byte(store) == unchanged
-    answer = cli("compact", store, "--keep-bits", 7)
-    assert answer.code == 0, answer.err
-    assert answer.out.count("compacted: ") == 2
-    run = actstore.open(store)["run"]
-    assert np.array_equal(run.dataset().activations, round_mantissa(before.to_numpy(), 7))
-    assert verify(store, deep=True) == []
-    assert not list(store.rglob("moments"))
-    assert cli("compact", store, "--keep-bits", 10).out.count("left as it is") == 2
-    writer = RunWriter.append(store, "unfinished")  # what is recorded later is rounded as well
-    writer.write(20, **one_epoch(20, seed=1))
-    writer.close(complete=False)
-    later = one_epoch(20, seed=1)["activations"]["test"]["last_hidden"]
-    stored = actstore.open(store)["unfinished"].dataset().activations[-1]
-    assert np.array_equal(stored, round_mantissa(later, 7))
-
-
-def test_bits_that_are_dropped_twice_add_up_in_what_is_told(store: Path) -> None:
-    first = [one.change for one in compact(actstore.open(store), keep_bits=13)]
-    second = [one.change for one in compact(actstore.open(store), keep_bits=10)]
-    assert all(b.r2 > a.r2 > 0 for a, b in zip(first, second, strict=True))
-    assert actstore.open(store)["run"].attrs["precision"]["keep_bits"] == 10
-
-
-@pytest.mark.parametrize("step", [0, 1, 2])
-def test_a_compaction_that_stops_leaves_a_run_as_it_was_and_is_finished_by_another(
-    store: Path, monkeypatch: pytest.MonkeyPatch, step: int, cli: Call
-) -> None:
-    before = actstore.open(store)["run"].dataset().activations.to_numpy()
-    expected = round_mantissa(before, 10)
-    steps = 0
-    write_epoch = compaction.write_epoch
-
-    def stop(*arguments: Any, **keywords: Any) -> None:
-        nonlocal steps
-        steps += 1
-        if steps > step:
-            raise OSError(28, "No space left on device")
-        write_epoch(*arguments, **keywords)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(compaction, "write_epoch", stop)
-        with pytest.raises(StoreWriteError, match="its epochs are as they were"):
-            list(compact(actstore.open(store).sel(run="run"), keep_bits=10))
-    assert np.array_equal(actstore.open(store)["run"].dataset().activations, before)
-    left = list(store.rglob("activations/c.*"))
-    assert len(left) == step
-    found = verify(store)
-    assert [one.kind for one in found] == ["leftover"] * len(left)
-    assert "interrupted" in cli("info", store, "run").out
-    told = actstore.open(store)["run"].attrs["precision"]["r2_change"]
-    list(compact(actstore.open(store), keep_bits=10))
-    run = actstore.open(store)["run"]
-    assert np.array_equal(run.dataset().activations, expected)
-    assert run.attrs["precision"]["finished"]
-    assert run.attrs["precision"]["r2_change"] == told > 0
-    assert verify(store, deep=True) == []
-
-
-def test_a_compaction_that_stops_between_two_layers_is_finished_by_another(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = record(tmp_path / "s", splits={"test": 50, "train": 60}, layers={"last_hidden": 260})
-    before = {split: actstore.open(store).only().dataset(split) for split in ("test", "train")}
-    expected = {split: round_mantissa(x.activations.values, 10) for split, x in before.items()}
-    sealed = compaction.sealed
-    switched: list[bytes] = []
-
-    def stop(document: bytes) -> bytes:
-        if switched:
-            raise OSError(28, "No space left on device")
-        switched.append(document)
-        return sealed(document)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(compaction, "sealed", stop)
-        with pytest.raises(StoreWriteError):
-            list(compact(actstore.open(store), keep_bits=10))
-    run = actstore.open(store).only()
-    assert np.array_equal(run.dataset("test").activations, expected["test"])
-    assert {finding.kind for finding in verify(store)} == {"leftover"}
-    list(compact(actstore.open(store), keep_bits=10))
-    for split, values in expected.items():
-        plain = zarr.open_array(store / f"run/{split}/last_hidden/activations", mode="r")
-        assert np.array_equal(plain[:], values)
-    assert verify(store, deep=True) == []
-
-
-def test_who_opened_a_run_before_it_was_compacted_is_told_to_open_it_again(store: Path) -> None:
-    opened = actstore.open(store)["run"].dataset().activations
-    list(compact(actstore.open(store), keep_bits=10))
-    with pytest.raises(NotInStoreError, match="was rewritten after it was opened; open the store"):
-        opened.compute()
-
-
-def test_compacting_chooses_the_codec_again(tmp_path: Path) -> None:
-    store = record(tmp_path / "s", splits={"test": 3000}, layers={"last_hidden": 16}, epochs=[0])
-    folder = store / "run/test/last_hidden/activations"
-    (one,) = compact(actstore.open(store), keep_bits=10)
-    assert one.before / one.after > 1.7
-    assert [path.name for path in folder.iterdir() if path.name != "zarr.json"] == ["c.0.0.0"]
-    list(compact(actstore.open(store), keep_bits=5))
-    assert not list(folder.glob("c.*"))
-    assert verify(store, deep=True) == []
-
-
-def test_a_run_that_is_being_written_is_not_compacted(store: Path) -> None:
-    writer = RunWriter.append(store, "unfinished")
-    with pytest.raises(RunLockedError):
-        list(compact(actstore.open(store).sel(run="unfinished"), keep_bits=10))
-    writer.close(complete=False)
-    assert zarr.open_array(store / "unfinished/test/last_hidden/activations").attrs.get(
-        "keep_bits"
-    ) is None  # fmt: skip
-
-
-def test_a_run_of_moments_only_is_left_as_it_is(tmp_path: Path) -> None:
-    model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 3))
-    loader = [(torch.randn(50, 4), torch.zeros(50, dtype=torch.long))]
-    with actstore.Recorder(tmp_path / "s", model, epochs=1, keep="moments") as recorder:
-        recorder.record(1, test=loader)
-    before = every_byte(tmp_path / "s")
-    (one,) = compact(actstore.open(tmp_path / "s"), keep_bits=10)
-    assert one.outcome == "left as it is"
-    assert every_byte(tmp_path / "s") == before
-    assert schema.kept(actstore.open(tmp_path / "s").only().attrs) == ("moments",)
-
-
-@pytest.mark.parametrize("keep_bits", [0, 24, -1])
-def test_only_bits_that_a_float32_has_can_be_kept(store: Path, keep_bits: int, cli: Call) -> None:
-    answer = cli("compact", store, "--keep-bits", keep_bits)
-    assert answer.code == 1
-    assert "a float32 has 23 bits of mantissa" in answer.err

@@ -169,7 +169,10 @@ def _run_moments(run: Run, layer: str, split: str, *, cache: bool | None = None)
     run.check(split, layer)
     samples, width = run.shape(split, layer)
     _check_samples(samples, f"split {split!r} of run {run.name!r}")
-    leaf = Leaf(anywhere(run.path), run.name, split, layer, str(run.attrs.get("created", "")))
+    leaf = Leaf(
+        anywhere(run.path), run.name, split, layer, str(run.attrs.get("created", "")),
+        run.keep_bits, run.successor(split, layer),
+    )  # fmt: skip
     worth = run.keeps_moments or worthwhile(samples, width)
     use_cache = worth if cache is None else cache
     sizes = {schema.NEURON: width, schema.OTHER_NEURON: width}

@@ -2,13 +2,15 @@
 
 The cache is the group ``moments`` beside the activations. Its marker is ``count``: it is
 written last, one element at a time, and is -1 where nothing is cached. The group carries
-the run's time of creation, so that a cache of a run that was recorded anew is not believed.
-It is safe to delete, unless the run keeps moments only: then it is the record itself.
+the run's time of creation and the bits that its values keep, so that a cache of a run that was
+recorded anew, or compacted, is not believed. It is safe to delete, unless the run keeps moments
+only: then it is the record itself.
 """
 
 from __future__ import annotations
 
 import functools
+import json
 import threading
 import warnings
 from collections.abc import Iterator
@@ -29,7 +31,9 @@ from actstore.storage import layout
 from actstore.storage.chunk import read_chunk, write_chunk
 from actstore.storage.files import AT_ONCE
 from actstore.storage.location import files_at, open_root
-from actstore.storage.reading import DAMAGE, Committed
+from actstore.storage.precision import KEEP_BITS
+from actstore.storage.reading import DAMAGE, Committed, rewritten
+from actstore.storage.successors import as_documented
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -44,20 +48,60 @@ AHEAD_BYTES = 2**23
 
 
 class Leaf(NamedTuple):
-    """Where the activations of one layer lie, and which recording they are of."""
+    """Where the activations of one layer lie, and which recording they are of.
+
+    Attributes
+    ----------
+    store, run, split, layer : str
+    created : str
+        When the run was.
+    keep_bits : int or None
+        Bits of mantissa that the activations keep.
+    successor : str
+        The ``zarr.json`` of the activations where a compaction has not yet put it in its place.
+    """
 
     store: str
     run: str
     split: str
     layer: str
     created: str
+    keep_bits: int | None = None
+    successor: str = ""
+
+    @property
+    def path(self) -> str:
+        """Path of the layer's group."""
+        return f"{self.run}/{self.split}/{self.layer}"
+
+    @property
+    def values(self) -> tuple[str, int | None]:
+        """What the values are of: moments of others are not to be believed."""
+        return self.created, self.keep_bits
 
     def group(self, *, writable: bool = False) -> zarr.Group:
         """Open the layer's group."""
         root = open_root(self.store, mode="r+" if writable else "r")
-        group = root[f"{self.run}/{self.split}/{self.layer}"]
+        group = root[self.path]
         assert isinstance(group, zarr.Group)
         return group
+
+    def activations(self) -> zarr.Array[Any] | None:
+        """Open the activations; None if only their moments are kept.
+
+        Raises
+        ------
+        NotInStoreError
+            If they were rewritten since the run was opened.
+        """
+        path = f"{self.path}/{schema.ACTIVATIONS}"
+        if self.successor:
+            files = files_at(self.store, read_only=True)
+            return as_documented(files, path, json.loads(self.successor))
+        array: Any = self.group().get(schema.ACTIVATIONS)
+        if array is not None and array.attrs.get(KEEP_BITS) != self.keep_bits:
+            raise rewritten(path, self.store)
+        return array  # type: ignore[no-any-return]
 
 
 def load_moments(leaf: Leaf, slot: int, *, cache: bool, block_bytes: int = BLOCK_BYTES) -> Moments:
@@ -86,7 +130,7 @@ def load_moments(leaf: Leaf, slot: int, *, cache: bool, block_bytes: int = BLOCK
     found = read(leaf, slot) if cache else None
     if found is not None:
         return found
-    array: Any = leaf.group().get(schema.ACTIVATIONS)
+    array = leaf.activations()
     if array is None:  # a run that keeps moments only
         if not cache and (found := read(leaf, slot)) is not None:
             return found
@@ -108,8 +152,8 @@ def read(leaf: Leaf, slot: int) -> Moments | None:
         held = _held(leaf)
         if held is None:
             return None
-        if held.created != leaf.created:
-            warnings.warn(f"{where} are of an earlier recording; computed anew", StoreWarning, 2)
+        if held.values != leaf.values:
+            warnings.warn(f"{where} are of earlier values; computed anew", StoreWarning, 2)
             return None
         count = _count(held, slot)
         if count < 0:
@@ -159,7 +203,7 @@ def put(leaf: Leaf, slot: int, moments: Moments, *, files: zarr.Group) -> None:
 def cached(leaf: Leaf, slots: Array) -> npt.NDArray[np.bool_]:
     """Return which of ``slots`` are in the cache ``(epoch,)``."""
     held = _held(leaf)
-    if held is None or held.created != leaf.created:
+    if held is None or held.values != leaf.values:
         return np.zeros(len(slots), bool)
     counted = functools.partial(_count, held)
     if "://" not in leaf.store:
@@ -179,9 +223,9 @@ def _count(held: _Held, slot: int) -> int:
 
 
 class _Held(NamedTuple):
-    """The arrays of a cache, and the time of creation of the run that they are of."""
+    """The arrays of a cache, and what values they are of."""
 
-    created: Any
+    values: tuple[Any, Any]
     count: Any
     mean: Any
     comoment: Any
@@ -209,7 +253,7 @@ def _once_opened(leaf: Leaf) -> _Held:
 
 
 def _open_cache(leaf: Leaf) -> _Held | None:
-    path = f"{leaf.run}/{leaf.split}/{leaf.layer}/{schema.MOMENTS}"
+    path = f"{leaf.path}/{schema.MOMENTS}"
     files = files_at(leaf.store, read_only=True)
     try:
         inner: Any = zarr.open_group(
@@ -220,7 +264,12 @@ def _open_cache(leaf: Leaf) -> _Held | None:
     arrays = [inner.get(name) for name in (schema.COUNT, schema.MEAN, schema.COMOMENT)]
     if any(array is None for array in arrays):
         return None
-    return _Held(inner.attrs.get("created"), *arrays)
+    return _Held(values_of(inner), *arrays)
+
+
+def values_of(moments: zarr.Group) -> tuple[Any, Any]:
+    """Return what values cached moments are of: when they were recorded, and their bits."""
+    return moments.attrs.get("created"), moments.attrs.get(KEEP_BITS)
 
 
 def worthwhile(samples: int, width: int) -> bool:
@@ -237,7 +286,8 @@ def _group(leaf: Leaf, group: zarr.Group, width: int) -> Any:
     # Tasks that cache other epochs of the layer make the same group and arrays at the same time.
     if schema.MOMENTS not in group:
         with suppress(ContainsGroupError):
-            group.create_group(schema.MOMENTS, attributes={"created": leaf.created})
+            bits = {} if leaf.keep_bits is None else {KEEP_BITS: leaf.keep_bits}
+            group.create_group(schema.MOMENTS, attributes={"created": leaf.created, **bits})
     inner: Any = group[schema.MOMENTS]
     dims = (schema.NEURON, schema.OTHER_NEURON)
     for name, rest in ((schema.MEAN, (width,)), (schema.COMOMENT, (width, width))):
@@ -267,7 +317,7 @@ def _is_usable(leaf: Leaf, group: zarr.Group) -> bool:
         inner: Any = group[schema.MOMENTS]
         for name in (schema.COUNT, schema.MEAN, schema.COMOMENT):
             name in inner  # noqa: B015 - raises if its metadata cannot be read
-        return bool(inner.attrs.get("created") == leaf.created)
+        return values_of(inner) == leaf.values
     except (ValueError, TypeError):
         return False
 

@@ -16,10 +16,11 @@ import zarr.errors
 
 from actstore import schema
 from actstore.errors import NotInStoreError
+from actstore.storage.epochs import Epochs
 from actstore.storage.files import AT_ONCE
 from actstore.storage.location import StorePath, open_root
 from actstore.storage.reading import DAMAGE, corrupt, is_run
-from actstore.storage.run import Epochs, Run
+from actstore.storage.run import Run
 from actstore.storage.seal import SEAL
 
 

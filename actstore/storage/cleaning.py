@@ -1,4 +1,4 @@
-"""Taking things out of a store: runs, epochs, and what killed writers left."""
+"""Taking things out of a store: runs, epochs, replaced values, and what killed writers left."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ import numpy as np
 import zarr
 
 from actstore import schema
+from actstore.errors import ActstoreError
 from actstore.storage import layout
 from actstore.storage.files import PARTIAL, Files
-from actstore.storage.lock import lock_key
-from actstore.storage.reading import chunk_names, marker_slots, read_marker
+from actstore.storage.location import StorePath, files_at, open_root
+from actstore.storage.lock import RunLock, lock_key
+from actstore.storage.reading import chunk_files, chunk_names, marker_slots, read_marker
 from actstore.storage.seal import DOCUMENT, is_intact, sealed
+from actstore.storage.successors import SUCCESSORS, as_documented
 
 _REMOVED = {"zarr_format": 3, "node_type": "group", "attributes": {"actstore_removed": True}}
 
@@ -72,6 +75,60 @@ def sweep(group: zarr.Group) -> None:
             held = begun or not files.has(f"{run}/{name}/{DOCUMENT}")
             if held or not isinstance(group[name], zarr.Group):
                 files.remove_tree(f"{run}/{name}")
+
+
+def tidy(store: StorePath, run: str) -> None:
+    """Remove what a writer left that was killed at the very end, after its run was complete.
+
+    Nobody opens such a run for writing again. Where that cannot be done now, it stays.
+    """
+    reader = files_at(store, read_only=True)
+    if not (reader.has(lock_key(run)) or reader.partials(run)):
+        return
+    with contextlib.suppress(ActstoreError, OSError):
+        root = open_root(store, mode="r+")
+        lock = RunLock.acquire(files_of_group(root), run)
+        try:
+            group = root[run]
+            assert isinstance(group, zarr.Group)
+            settle(group)
+            sweep(group)
+        finally:
+            lock.release()
+
+
+def settle(group: zarr.Group) -> None:
+    """Put the arrays of a compacted run in their place, if its attributes name any.
+
+    The attribute goes last: killed before, another call does the rest.
+
+    Parameters
+    ----------
+    group : zarr.Group
+        The run's, open for writing by the holder of its lock.
+    """
+    successors: Any = group.attrs.get(SUCCESSORS)
+    if not successors:
+        return
+    files = files_of_group(group)
+    for path, document in successors.items():
+        files.put(f"{group.path}/{path}/{DOCUMENT}", [sealed(json.dumps(document).encode())])
+        files.remove_tree(f"{group.path}/{path.rpartition('/')[0]}/{schema.MOMENTS}")
+    files.sync()
+    for path, document in successors.items():
+        remove_others(files, as_documented(files, f"{group.path}/{path}", document))
+    group.attrs.put({k: v for k, v in group.attrs.items() if k != SUCCESSORS})
+    files.sync()
+
+
+def remove_others(files: Files, array: zarr.Array[Any]) -> None:
+    """Remove the values under names with the other separator: old ones, or never taken over."""
+    if array.metadata.encode_chunk_key((0,)) == "c.0":
+        files.remove_tree(f"{array.path}/c")
+        return
+    for name in chunk_files(files.sizes(array.path), array.path):
+        if name.startswith("c."):
+            files.remove(f"{array.path}/{name}")
 
 
 def drop_slot(group: zarr.Group, slot: int) -> None:

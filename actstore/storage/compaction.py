@@ -1,9 +1,9 @@
-"""Rewriting a store with fewer bits a value, run by run.
+"""Rewriting a store with fewer bits a value, run by run, each in one step.
 
 The new values of an array lie beside the old ones, under names of chunks with another
-separator (``c.0.0.0`` and ``c/0/0/0``: Zarr knows both), until all are written; then its
-``zarr.json`` is replaced, which is one step on a disk and in a bucket, and names the new ones
-and the codecs that suit them.
+separator (``c.0.0.0`` and ``c/0/0/0``: Zarr knows both), until all of a run are written. Then
+the document of the run says that all its arrays are the new ones, with the codecs that suit them;
+see :mod:`actstore.storage.successors`.
 """
 
 from __future__ import annotations
@@ -15,15 +15,13 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import zarr
-from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
 from actstore import schema
 from actstore.errors import ActstoreError, StoreWriteError
 from actstore.storage import layout
 from actstore.storage.catalogue import Catalogue
-from actstore.storage.cleaning import files_of_group, sweep
-from actstore.storage.files import Files
+from actstore.storage.cleaning import files_of_group, remove_others, settle, sweep, tidy
 from actstore.storage.location import files_at, open_root
 from actstore.storage.lock import RunLock
 from actstore.storage.precision import (
@@ -34,10 +32,10 @@ from actstore.storage.precision import (
     from_attribute,
     measure,
 )
-from actstore.storage.reading import Committed, chunk_files
+from actstore.storage.reading import Committed, marker_slots
 from actstore.storage.run import Run
-from actstore.storage.seal import DOCUMENT, sealed
 from actstore.storage.shards import write_epoch
+from actstore.storage.successors import SUCCESSORS, document_of
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -66,9 +64,10 @@ class Compacted:
 def compact(selection: Catalogue, *, keep_bits: int, dry_run: bool = False) -> Iterator[Compacted]:
     """Round the activations of the selected runs to ``keep_bits`` bits of mantissa, for good.
 
-    At every moment a run is as it was or, all its epochs at once, rounded. What a killed
-    compaction left is used or removed by another. It takes room for one run more. Cached moments
-    are removed, being of the values before.
+    At every moment a run is as it was or, all its layers and epochs at once, rounded: this package
+    sees no mixture of both, and another Zarr reader whole arrays. What a killed compaction left is
+    finished or removed by another. It takes room for one run more. Cached moments are removed,
+    being of the values before.
 
     Parameters
     ----------
@@ -97,17 +96,14 @@ def compact(selection: Catalogue, *, keep_bits: int, dry_run: bool = False) -> I
     schema.check_keep_bits(keep_bits)
     for run in selection.values():
         before = _bytes(run)
-        stored = dict(run.attrs.get(PRECISION) or {})
-        done = stored.get("finished", True) and keep_bits >= stored.get(
-            KEEP_BITS, schema.MANTISSA_BITS
-        )
-        if done or not run.keeps_samples or not len(run.committed):
-            yield Compacted(run.name, before, before, from_attribute(stored), "left as it is")
+        change = from_attribute(dict(run.attrs.get(PRECISION) or {}))
+        rounded = keep_bits >= (run.keep_bits or schema.MANTISSA_BITS)
+        if not run.keeps_samples or not len(run.committed) or (rounded and not run.successors):
+            if not dry_run:
+                tidy(run.path, run.name)
+            yield Compacted(run.name, before, before, change, "left as it is")
             continue
-        interrupted = not stored.get("finished", True) and stored[KEEP_BITS] == keep_bits
-        # What an interrupted compaction measured holds; some layers may be rounded already.
-        change = from_attribute(stored)
-        if not interrupted:
+        if not rounded:
             change = change + _measured(run, keep_bits)
         if dry_run:
             yield Compacted(run.name, before, before, change, "would be compacted")
@@ -119,62 +115,61 @@ def compact(selection: Catalogue, *, keep_bits: int, dry_run: bool = False) -> I
         except OSError as error:
             raise StoreWriteError(
                 f"run {run.name!r} of {run.path!r} could not be rewritten "
-                f"({error.strerror or error}); its epochs are as they were: make room, or mend the "
-                "disk, and compact again"
+                f"({error.strerror or error}); its epochs are whole: make room, or mend the disk, "
+                "and compact again"
             ) from error
         yield Compacted(run.name, before, _bytes(run), change, "compacted")
 
 
 def _layers(run: Run) -> list[str]:
-    return [f"{split}/{layer}" for split in run.splits for layer in run.layers(split)]
+    return [
+        f"{split}/{layer}/{schema.ACTIVATIONS}"
+        for split in run.splits
+        for layer in run.layers(split)
+    ]
 
 
 def _measured(run: Run, keep_bits: int) -> Change:
     change = Change()
+    slot = int(marker_slots(run._marker)[0])
     for path in _layers(run):
-        array = run.array(f"{path}/{schema.ACTIVATIONS}")
-        slot = int(np.flatnonzero(run._marker == run.committed[0])[0])
-        change |= measure((x for _, x in _shards(array, slot, run.path)), keep_bits)
+        change |= measure((x for _, x in _shards(run.array(path), slot, run.path)), keep_bits)
     return change
 
 
 def _rewrite(run: Run, keep_bits: int, change: Change) -> None:
-    root = open_root(run.path, mode="r+")
+    # Brought to the disk: what is rounded cannot be had back after a power failure.
+    root = open_root(run.path, mode="r+", durable=True)
     files = files_of_group(root)
     lock = RunLock.acquire(files, run.name)
     try:
         group = root[run.name]
         assert isinstance(group, zarr.Group)
+        settle(group)
         sweep(group)
+        held: Any = group.attrs.get(KEEP_BITS, schema.MANTISSA_BITS)
+        if keep_bits >= held:
+            return
         marker = np.asarray(layout.array_of(group, schema.EPOCH)[:])
-        slots = np.flatnonzero(marker != schema.NO_EPOCH)
-        epoch = int(marker[slots[0]])
-        begun = as_attribute(keep_bits, epoch, change, finished=False)
-        group.update_attributes({PRECISION: begun})
-        switches = []
+        slots = marker_slots(marker).tolist()
+        successors = {}
         for path in _layers(run):
-            array = layout.array_of(group, f"{path}/{schema.ACTIVATIONS}")
-            _remove_others(files, array)
-            if array.attrs.get(KEEP_BITS) == keep_bits:  # a compaction was killed after its switch
-                files.remove_tree(f"{run.name}/{path}/{schema.MOMENTS}")
-                continue
-            first = next(_shards(array, int(slots[0]), run.path))[1]
+            array = layout.array_of(group, path)
+            remove_others(files, array)
+            first = next(_shards(array, slots[0], run.path))[1]
             after = _successor(array, keep_bits, sparse=layout.is_sparse(first))
-            for slot in slots.tolist():
+            for slot in slots:
                 for start, x in _shards(array, slot, run.path):
                     write_epoch(after, slot, x, first=start)
-            switches.append((path, after))
+            successors[path] = document_of(after)
         files.sync()
-        # "revised" names the values anew: what was computed of those before is not mixed with them.
-        group.update_attributes({"revised": schema.now()})
-        for path, after in switches:
-            files.put(f"{after.path}/{DOCUMENT}", [sealed(_document(after))])
-            files.remove_tree(f"{run.name}/{path}/{schema.MOMENTS}")
-        finished = as_attribute(keep_bits, epoch, change, finished=True)
-        group.update_attributes({PRECISION: finished, KEEP_BITS: keep_bits})
+        # The step. "revised" names the values anew: what was computed of those before is not
+        # mixed with them.
+        precision = as_attribute(keep_bits, int(marker[slots[0]]), change)
+        facts = {KEEP_BITS: keep_bits, PRECISION: precision, "revised": schema.now()}
+        group.update_attributes({**facts, SUCCESSORS: successors})
         files.sync()
-        for _, after in switches:
-            _remove_others(files, after)
+        settle(group)
     finally:
         lock.release()
 
@@ -196,22 +191,6 @@ def _successor(array: zarr.Array[Any], keep_bits: int, *, sparse: bool) -> zarr.
     return zarr.Array(zarr.AsyncArray(drawn_up.metadata, array.store_path))
 
 
-def _document(array: zarr.Array[Any]) -> bytes:
-    written: Any = array.metadata.to_buffer_dict(default_buffer_prototype())
-    document: bytes = written[DOCUMENT].to_bytes()
-    return document
-
-
-def _remove_others(files: Files, array: zarr.Array[Any]) -> None:
-    """Remove the values under the other names: old ones, or of a compaction that was killed."""
-    if array.metadata.encode_chunk_key((0,)) == "c.0":
-        files.remove_tree(f"{array.path}/c")
-        return
-    for name in chunk_files(files.sizes(array.path), array.path):
-        if name.startswith("c."):
-            files.remove(f"{array.path}/{name}")
-
-
 def _shards(array: zarr.Array[Any], slot: int, store: str) -> Iterator[tuple[int, Array]]:
     """Yield the samples of an epoch a shard at a time, each with the place of its first."""
     committed = Committed(array, store)
@@ -222,7 +201,4 @@ def _shards(array: zarr.Array[Any], slot: int, store: str) -> Iterator[tuple[int
 
 def _bytes(run: Run) -> int:
     files = files_at(run.path, read_only=True)
-    return sum(
-        sum(files.sizes(f"{run.name}/{path}/{schema.ACTIVATIONS}").values())
-        for path in _layers(run)
-    )
+    return sum(sum(files.sizes(f"{run.name}/{path}").values()) for path in _layers(run))

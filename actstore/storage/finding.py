@@ -15,8 +15,9 @@ from actstore.storage.seal import DOCUMENT, is_intact
 #: sees · cache: moments that can be computed anew · foreign: nothing that actstore wrote
 Kind: TypeAlias = Literal["damage", "leftover", "cache", "foreign"]
 
-#: what repair does about it: nothing, remove the object, empty a slot, give arrays one length
-Action: TypeAlias = Literal["", "remove", "empty slot", "even lengths"]
+#: what repair does about it: nothing, remove the object, empty a slot, give arrays one length, put
+#: rounded arrays in their place
+Action: TypeAlias = Literal["", "remove", "empty slot", "even lengths", "settle"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -117,14 +117,13 @@ def measure(blocks: Iterable[Array], keep_bits: int) -> Change:
     return change
 
 
-def as_attribute(keep_bits: int, epoch: int, change: Change, *, finished: bool) -> dict[str, Any]:
+def as_attribute(keep_bits: int, epoch: int, change: Change) -> dict[str, Any]:
     """Return the attribute ``precision`` of a run."""
     return {
         "keep_bits": keep_bits,
         "measured_at_epoch": int(epoch),
         "r2_change": change.r2,
         "residual_correlation_change": change.residual_correlation,
-        "finished": finished,
     }
 
 

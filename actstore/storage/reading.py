@@ -15,7 +15,9 @@ from actstore import schema
 from actstore.errors import NotInStoreError, StoreCorruptError, StoreUnreachableError
 from actstore.storage.chunk import read_chunk
 from actstore.storage.layout import DATA_CHECKSUM, values_checksum
+from actstore.storage.precision import KEEP_BITS
 from actstore.storage.slab import read_slab
+from actstore.storage.successors import open_array
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -66,19 +68,17 @@ class Committed:
                 raise ValueError("a chunk is missing")
         except DAMAGE as error:
             if self._is_replaced():
-                raise NotInStoreError(
-                    f"{self.array.path!r} of {self.store!r} was rewritten after it was opened; "
-                    "open the store again"
-                ) from error
+                raise rewritten(self.array.path, self.store) from error
             raise corrupt(self.array.path, self.store, error) from error
         return values
 
     def _is_replaced(self) -> bool:
         """Whether the run was compacted since the array was opened."""
-        mine: Any = self.array.metadata
+        run, _, path = self.array.path.partition("/")
         with contextlib.suppress(*DAMAGE):
-            now: Any = zarr.open_array(self.array.store, path=self.array.path, mode="r").metadata
-            return bool(now.chunk_key_encoding != mine.chunk_key_encoding)
+            group = zarr.open_group(self.array.store, path=run, mode="r", use_consolidated=False)
+            now = open_array(group, path)
+            return bool(now.attrs.get(KEEP_BITS) != self.array.attrs.get(KEEP_BITS))
         return False
 
     def _slab(self, key: Any) -> Array | None:
@@ -199,6 +199,13 @@ def member(root: zarr.Group, name: str, store: str) -> zarr.Group | zarr.Array[A
 def is_run(node: zarr.Group | zarr.Array[Any] | None) -> bool:
     """Return whether a member of the root group is a run, and not a group of the user's own."""
     return isinstance(node, zarr.Group) and set(node.attrs) >= RUN_ATTRIBUTES
+
+
+def rewritten(path: str, store: str) -> NotInStoreError:
+    """Return the error of an array that was compacted after it, or its run, was opened."""
+    return NotInStoreError(
+        f"{path!r} of {store!r} was rewritten after it was opened; open the store again"
+    )
 
 
 def corrupt(path: str, store: str, why: object) -> StoreCorruptError | StoreUnreachableError:

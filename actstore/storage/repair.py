@@ -10,7 +10,7 @@ import zarr
 from actstore import schema
 from actstore.errors import NotInStoreError
 from actstore.storage import layout
-from actstore.storage.cleaning import drop_slot, even_lengths, files_of_group
+from actstore.storage.cleaning import drop_slot, even_lengths, files_of_group, settle
 from actstore.storage.files import Files
 from actstore.storage.finding import Finding
 from actstore.storage.location import StorePath, open_root
@@ -46,6 +46,7 @@ def repair(store: StorePath, *, deep: bool = False) -> list[Finding]:
             try:
                 group = root[name]
                 assert isinstance(group, zarr.Group)
+                settle(group)
                 for finding in mine:
                     _mend(group, finding)
             finally:
@@ -73,6 +74,7 @@ def drop_epoch(store: StorePath, run: str, epoch: int) -> None:
         raise NotInStoreError(f"no run {run!r} in {where!r}")
     lock = RunLock.acquire(files_of_group(root), run)
     try:
+        settle(group)
         marker = np.asarray(layout.array_of(group, schema.EPOCH)[:])
         held = marker_slots(marker)
         slots = np.flatnonzero(marker == epoch)
@@ -87,7 +89,7 @@ def drop_epoch(store: StorePath, run: str, epoch: int) -> None:
 
 
 def _mend(group: zarr.Group, finding: Finding) -> None:
-    if finding.path == lock_key(group.basename):
+    if finding.path == lock_key(group.basename) or finding.action == "settle":
         return  # a stale lock was taken over to come here, and goes with ours
     if finding.action == "empty slot":
         drop_slot(group, finding.slot)

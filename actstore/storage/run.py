@@ -6,8 +6,9 @@ import copy
 import dataclasses
 import functools
 import html
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import dask.array as da
@@ -18,18 +19,21 @@ import zarr
 from dask.highlevelgraph import HighLevelGraph
 
 from actstore import schema
-from actstore.errors import InvalidParameterError, NotInStoreError
+from actstore.errors import NotInStoreError
+from actstore.storage.epochs import Epochs, places_of
+from actstore.storage.precision import KEEP_BITS
 from actstore.storage.reading import (
     Committed,
     marker_slots,
     read_epochwise,
     read_marker,
     read_samplewise,
+    rewritten,
 )
 from actstore.storage.seal import SEAL
+from actstore.storage.successors import SUCCESSORS, open_array
 
 Array: TypeAlias = npt.NDArray[Any]
-Epochs: TypeAlias = int | Sequence[int] | slice | None
 
 
 class Run:
@@ -42,6 +46,8 @@ class Run:
         Path of the store.
     attrs : dict
         What the recorder wrote about the run.
+    successors : dict
+        Documents of arrays that a compaction replaces, see :mod:`actstore.storage.successors`.
     block_bytes : int or None
         Most bytes of activations that one task reads; None is a whole epoch.
     """
@@ -49,7 +55,9 @@ class Run:
     def __init__(self, group: zarr.Group, path: str) -> None:
         self.name = group.basename
         self.path = path
-        self.attrs: dict[str, Any] = {k: v for k, v in group.attrs.items() if k != SEAL}
+        self.attrs: dict[str, Any] = dict(group.attrs)
+        self.attrs.pop(SEAL, None)
+        self.successors: dict[str, Any] = self.attrs.pop(SUCCESSORS, {})
         self.block_bytes: int | None = None
         self._group = group
         self._arrays: dict[str, zarr.Array[Any]] = {}
@@ -123,6 +131,11 @@ class Run:
         return schema.ACTIVATIONS in schema.kept(self.attrs)
 
     @property
+    def keep_bits(self) -> int | None:
+        """Bits of mantissa that stored activations keep; None for all, or if there are none."""
+        return self.attrs.get(KEEP_BITS) if self.keeps_samples else None
+
+    @property
     def keeps_moments(self) -> bool:
         """Whether moments were stored while recording."""
         return schema.MOMENTS in schema.kept(self.attrs)
@@ -131,6 +144,11 @@ class Run:
         """Return the number of samples and of neurons of a layer."""
         parts = self._contents["splits"][split]
         return int(parts["samples"]), int(parts["layers"][layer])
+
+    def successor(self, split: str, layer: str) -> str:
+        """Return the document of activations that a compaction has not put in its place, or ''."""
+        document = self.successors.get(f"{split}/{layer}/{schema.ACTIVATIONS}")
+        return "" if document is None else json.dumps(document)
 
     @property
     def has_readout(self) -> bool:
@@ -162,7 +180,7 @@ class Run:
         NotInStoreError
             If one of them is not there.
         """
-        places = _select(self.epochs, epoch, self.name)
+        places = places_of(self.epochs, epoch, self.name)
         narrowed = copy.copy(self)  # with what has been read of it
         narrowed.slots = np.take(self.slots, places)
         return narrowed
@@ -193,10 +211,19 @@ class Run:
         return group
 
     def array(self, path: str) -> zarr.Array[Any]:
-        """Return the Zarr array at ``path`` below the run."""
+        """Return the Zarr array at ``path`` below the run.
+
+        Raises
+        ------
+        NotInStoreError
+            If another process compacted the run since it was opened.
+        """
         if path not in self._arrays:
-            array = self._group[path]
-            assert isinstance(array, zarr.Array)
+            array = open_array(self._group, path)
+            if array.basename == schema.ACTIVATIONS and array.attrs.get(KEEP_BITS) != (
+                self.keep_bits
+            ):
+                raise rewritten(array.path, self.path)
             self._arrays[path] = array
         return self._arrays[path]
 
@@ -368,31 +395,3 @@ def _described(data: xr.Dataset) -> xr.Dataset:
     for name, variable in data.variables.items():
         variable.attrs.update(schema.describe(str(name)))
     return data
-
-
-def _select(held: Array, wanted: Epochs, run: str) -> Array:
-    """Places of the wanted epochs; negative numbers count from the last one, as in xarray.isel."""
-    if wanted is None:
-        return np.arange(len(held))
-    if isinstance(wanted, slice):
-        if wanted.step is not None:
-            raise InvalidParameterError(f"epochs {wanted} were asked for; a slice takes no step")
-        low = wanted.start if wanted.start is not None else 0
-        high = wanted.stop if wanted.stop is not None else np.inf
-        found = np.flatnonzero((held >= low) & (held <= high))
-        if not len(found):
-            raise _no_epoch(f"from {low} to {high}", held, run)
-        return found
-    places: Mapping[int, int] = {int(epoch): place for place, epoch in enumerate(held)}
-    chosen = []
-    for epoch in np.atleast_1d(np.asarray(wanted)).tolist():
-        place = len(held) + epoch if epoch < 0 else places.get(epoch, -1)
-        if not 0 <= place < len(held):
-            raise _no_epoch(str(epoch), held, run)
-        chosen.append(place)
-    return np.asarray(chosen, "int64")
-
-
-def _no_epoch(wanted: str, held: Array, run: str) -> NotInStoreError:
-    numbers = ", ".join(map(str, held)) or "none"
-    return NotInStoreError(f"no epoch {wanted} in run {run!r}; it holds {numbers}")

@@ -18,6 +18,7 @@ from actstore import schema
 from actstore.errors import ActstoreError, StoreCorruptError
 from actstore.kernels.moments import accumulate
 from actstore.storage import layout
+from actstore.storage.cache import values_of
 from actstore.storage.cleaning import is_remains
 from actstore.storage.files import PARTIAL, Files
 from actstore.storage.finding import Finding, check_document, read_document, stray, told
@@ -33,6 +34,7 @@ from actstore.storage.reading import (
 )
 from actstore.storage.seal import DOCUMENT
 from actstore.storage.snapshot import check_finite
+from actstore.storage.successors import SUCCESSORS, as_documented
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -55,6 +57,7 @@ class RunCheck:
     def __init__(self, files: Files, name: str, attributes: dict[str, Any], *, deep: bool) -> None:
         self.files, self.name, self.attributes, self.deep = files, name, attributes, deep
         self.documents: dict[str, dict[str, Any]] = {}
+        self.successors: dict[str, Any] = attributes.get(SUCCESSORS, {})
         self.moments_only = schema.ACTIVATIONS not in schema.kept(attributes)
         self.committed = np.empty(0, "int64")  # slots
         self.length = 0  # of the marker
@@ -79,6 +82,9 @@ class RunCheck:
     def _all(self) -> Iterator[Finding]:
         for key in self.files.partials(self.name):
             yield stray(key)
+        if self.successors:
+            problem = "was compacted by a process that was killed before old values were removed"
+            yield Finding("leftover", self.name, problem, "settle")
         yield from self._walk(self.name)
         marker = self._open(schema.EPOCH)
         if marker is None:
@@ -300,7 +306,7 @@ class RunCheck:
                 inside = place.isdigit() and int(place) < array.shape[0]
                 if name.startswith(mine) and inside and int(place) not in committed:
                     begun.add(int(place))
-                else:
+                elif path not in self.successors:  # else it goes as the run is settled
                     yield stray(f"{self.name}/{path}/{name}", "remove")
         for path in metrics:
             array = self._open(path)
@@ -332,8 +338,8 @@ class RunCheck:
             if is_folder and any(check_document(self.files, f"{cache}/{name}")):
                 return f"{name} has lost its metadata"
         group = zarr.open_group(self.files, path=cache, mode="r", use_consolidated=False)
-        if group.attrs.get("created") != self.attributes.get("created"):
-            return "is of an earlier recording"
+        if values_of(group) != (self.attributes.get("created"), self.attributes.get(KEEP_BITS)):
+            return "is of earlier values"
         count = np.asarray(layout.array_of(group, schema.COUNT)[:])
         if len(count) < self.length:
             return f"has {len(count)} slots, and the run has {self.length}"
@@ -388,11 +394,12 @@ class RunCheck:
         full = f"{self.name}/{path}"
         if path not in self._arrays:
             is_array = self.documents.get(full, {}).get("node_type") == "array"
-            self._arrays[path] = (
-                zarr.open_array(self.files, path=full, mode="r", zarr_format=3)
-                if is_array
-                else None
-            )
+            if path in self.successors:
+                self._arrays[path] = as_documented(self.files, full, self.successors[path])
+            elif is_array:
+                self._arrays[path] = zarr.open_array(self.files, path=full, mode="r", zarr_format=3)
+            else:
+                self._arrays[path] = None
         return self._arrays[path]
 
     def _has(self, path: str, name: str) -> bool:

@@ -35,7 +35,9 @@ from actstore.storage.cleaning import (
     even_lengths,
     files_of_group,
     is_remains,
+    settle,
     sweep,
+    tidy,
 )
 from actstore.storage.location import StorePath, open_or_create_root, open_root
 from actstore.storage.lock import RunLock
@@ -155,7 +157,8 @@ class RunWriter:
     def append(cls, store: StorePath, name: str, *, durable: bool = False) -> Self:
         """Open an interrupted run to continue after its last committed epoch.
 
-        Files that a killed writer left half written are removed first.
+        Files that a killed writer left half written are removed first, also where the run is
+        complete.
 
         Raises
         ------
@@ -174,6 +177,7 @@ class RunWriter:
         if found is None or not is_run(found):
             raise NotInStoreError(f"no run {name!r} in {where!r}; create it first")
         if _is_complete(found):
+            tidy(store, name)
             raise RunExistsError(f"run {name!r} is complete: nothing is left to append")
         with refusals(where, f"run {name!r}"):
             return cls._locked(store, root, name)
@@ -190,6 +194,7 @@ class RunWriter:
                 )
             if not len(marker_slots(read_marker(group, os.fspath(store)))):
                 layout.make_marker(group, slots=int(group.attrs["slots"]))  # type: ignore[arg-type]
+            settle(group)
             sweep(group)
             even_lengths(group)
             return cls(store, group, lock)
@@ -446,7 +451,7 @@ class RunWriter:
         for layers in snapshot.activations.values():
             for x in layers.values():
                 change |= measure([x], self._keep_bits)
-        return as_attribute(self._keep_bits, epoch, change, finished=True)
+        return as_attribute(self._keep_bits, epoch, change)
 
     def _write_activations(self, slot: int, snapshot: Snapshot) -> None:
         for split, layers in snapshot.activations.items():
@@ -456,9 +461,10 @@ class RunWriter:
 
     def _write_moments(self, slot: int, snapshot: Snapshot) -> None:
         created = str(self._group.attrs.get("created", ""))
+        bits = None if self._moments_only else self._keep_bits
         for split, layers in snapshot.moments.items():
             for layer, moments in layers.items():
-                leaf = Leaf(self._store, self.name, split, layer, created)
+                leaf = Leaf(self._store, self.name, split, layer, created, bits)
                 if not self._moments_only:
                     cache.write(leaf, slot, moments)
                     continue

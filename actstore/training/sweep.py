@@ -10,6 +10,7 @@ import torch
 from actstore import schema
 from actstore.errors import InvalidParameterError, RunExistsError
 from actstore.storage.catalogue import Catalogue
+from actstore.storage.cleaning import tidy
 from actstore.storage.location import StorePath, is_free
 from actstore.training.checkpoint import Checkpoint
 from actstore.training.hardware import available_cores, devices_for, find_device
@@ -147,6 +148,7 @@ def _complete(
                 "keeps (--keep, --moments, --keep-bits), overwrite it or choose another store"
             )
         if run.complete:
+            tidy(store, plan.name)  # of what a writer killed at the very end left
             done.add(plan.name)
         elif len(run.committed) and not Checkpoint.of(store, plan.name).exists():
             raise RunExistsError(
