@@ -179,6 +179,11 @@ def test_spatial_mean_is_over_all_positions():
     assert spatial_mean(maps).tolist() == [[5.5, 17.5]]
 
 
+def test_the_mean_of_half_precision_maps_has_the_digits_of_single_precision():
+    maps = torch.tensor([1.0, 1.0078125]).bfloat16().reshape(1, 1, 1, 2)  # neighbours in bfloat16
+    assert spatial_mean(maps).item() == 1.00390625
+
+
 @pytest.mark.parametrize(
     ("model", "name", "message"),
     [

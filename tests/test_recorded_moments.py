@@ -42,6 +42,16 @@ def leaf(store, split="test"):
     return cache.Leaf(store.path, run.name, split, "last_hidden", str(run.attrs["created"]))
 
 
+def test_an_evaluation_in_mixed_precision_does_not_sum_in_it():
+    x = torch.randn(300, 5) + 10
+    total = MomentSum()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        total.add(x)
+        found = total.moments()
+    expected = kernel.moments(x.numpy())
+    np.testing.assert_allclose(found.comoment, expected.comoment, rtol=1e-10)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("gathered", [1, 100, 1024])
 def test_the_running_sum_is_that_of_all_batches_at_once(dtype, gathered, monkeypatch):

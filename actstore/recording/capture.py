@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -35,15 +35,29 @@ class Tap:
 
 def unwrap(model: nn.Module) -> nn.Module:
     """Return the model inside ``torch.compile``, ``DataParallel`` and their like."""
+    return _wrapped(model)[-1]
+
+
+def device_order(model: nn.Module) -> tuple[int, ...]:
+    """Return the devices to which ``DataParallel`` gives the parts of a batch, first part first."""
+    for module in _wrapped(model):
+        if isinstance(module, nn.DataParallel):
+            return tuple(module.device_ids)
+    return ()
+
+
+def _wrapped(model: nn.Module) -> list[nn.Module]:
+    """Return the model and what is inside it, from the outside inwards."""
+    found = [model]
     while True:
-        inner = getattr(model, "_orig_mod", None)
+        inner = getattr(found[-1], "_orig_mod", None)
         if inner is None and isinstance(
-            model, nn.DataParallel | nn.parallel.DistributedDataParallel
+            found[-1], nn.DataParallel | nn.parallel.DistributedDataParallel
         ):
-            inner = model.module
+            inner = found[-1].module
         if not isinstance(inner, nn.Module):
-            return model
-        model = inner
+            return found
+        found.append(inner)
 
 
 def find_readout(model: nn.Module, name: str | None = None) -> str:
@@ -236,7 +250,8 @@ def _hint(model: nn.Module) -> str:
 
 def spatial_mean(activations: Tensor) -> Tensor:
     """Average feature maps ``(sample, neuron, …)`` over their positions."""
-    return activations.flatten(2).mean(2)
+    # In single precision, also of halves: a mean has more digits than what it is taken of.
+    return activations.flatten(2).mean(2, dtype=torch.float32)
 
 
 class Capture:
@@ -252,11 +267,16 @@ class Capture:
     pool
         Turns an activation that is not ``(sample, neuron)`` into one that is; feature maps
         are averaged over their positions when it is not given.
+    devices
+        See :func:`device_order`.
     """
 
-    def __init__(self, taps: Mapping[str, Tap], *, pool: Pool | None = None) -> None:
+    def __init__(
+        self, taps: Mapping[str, Tap], *, pool: Pool | None = None, devices: Sequence[int] = ()
+    ) -> None:
         self.taps = dict(taps)
         self._pool = pool
+        self._devices = devices
         self._seen: dict[str, list[Tensor]] = {layer: [] for layer in taps}
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
@@ -301,7 +321,7 @@ class Capture:
         for layer, tap in self.taps.items():
             parts = list(self._seen[layer])
             self._seen[layer].clear()
-            taken[layer] = _check(_join(parts, tap), tap, rows)
+            taken[layer] = _check(_join(parts, tap, self._devices), tap, rows)
         return taken
 
     def _keep(self, seen: list[Tensor], values: tuple[Any, ...]) -> None:
@@ -344,7 +364,7 @@ def _first_tensor(value: Any) -> Tensor | None:
     return next((found for item in value if (found := _first_tensor(item)) is not None), None)
 
 
-def _join(parts: list[Tensor], tap: Tap) -> Tensor:
+def _join(parts: list[Tensor], tap: Tap, devices: Sequence[int]) -> Tensor:
     if not parts:
         raise CaptureError(
             f"nothing passed {tap.path!r} while the batch was watched: call the recorded model on "
@@ -353,11 +373,13 @@ def _join(parts: list[Tensor], tap: Tap) -> Tensor:
         )
     if len(parts) == 1:
         return parts[0]
-    # DataParallel runs one copy of the layer on each device, in the order of the devices.
+    # DataParallel runs one copy of the layer on each device, and they end in any order.
     by_device = {part.device.index or 0: part for part in parts}
     if len(by_device) != len(parts):
         raise CaptureError(
             f"{tap.path!r} was called {len(parts)} times for one batch; call the model once for "
             "each batch that is watched"
         )
-    return torch.cat([by_device[index].to(parts[0].device) for index in sorted(by_device)])
+    order = dict.fromkeys([*devices, *sorted(by_device)])
+    ordered = [by_device[index] for index in order if index in by_device]
+    return torch.cat([part.to(ordered[0].device) for part in ordered])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -40,11 +42,14 @@ class MomentSum:
         self._gathered: list[Tensor] = []
         self._mean = torch.zeros(0, dtype=torch.float64)
         self._comoment = torch.zeros(0, 0, dtype=torch.float64)
+        self._stream: Any = None
 
     def add(self, batch: Tensor) -> None:
         """Add a batch ``(sample, neuron)`` of any float dtype from any device but one."""
         # Apple's devices have no float64: there, the sum is kept in the host's memory.
         batch = batch.cpu() if batch.device.type == "mps" else batch
+        if batch.device.type == "cuda":
+            self._stream = torch.cuda.current_stream(batch.device)
         # By way of float32, which is what a store would hold of it.
         x = batch.detach().float().double()
         if not self._mean.numel():
@@ -76,9 +81,11 @@ class MomentSum:
         InvalidDataError
             If there was no batch, or an activation is NaN or infinite.
         """
-        if self._gathered:
-            self._sum()
-        mean, comoment = self._mean.cpu().numpy(), self._comoment.cpu().numpy()
+        # The writer's thread has another stream, which would not wait for the batches of this one.
+        with torch.cuda.stream(self._stream):
+            if self._gathered:
+                self._sum()
+            mean, comoment = self._mean.cpu().numpy(), self._comoment.cpu().numpy()
         if not self._mean.numel():
             raise InvalidDataError("no batch has passed; moments of nothing were asked for")
         if not (np.isfinite(mean).all() and np.isfinite(comoment).all()):

@@ -15,6 +15,7 @@ from actstore.recording.background import BackgroundWriter
 from actstore.recording.capture import (
     Capture,
     Pool,
+    device_order,
     find_layers,
     readout_arrays,
     run_width,
@@ -270,7 +271,7 @@ class Recorder:
         snapshot = EpochSnapshot(
             epoch,
             self.model,
-            Capture(self._taps, pool=self._pool),
+            Capture(self._taps, pool=self._pool, devices=device_order(self.model)),
             known_labels=self._labels,
             new=self._new,
             ranks=self.ranks,

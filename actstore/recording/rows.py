@@ -40,12 +40,12 @@ class Rows:
 
     def array(self) -> Array:
         """Return the rows, a view of the buffer: it is valid until :meth:`clear`."""
-        if self._stream is not None:
-            self._stream.synchronize()
+        self._wait()
         return np.asarray(self._buffer[: self._used].numpy())
 
     def _append_from_gpu(self, batch: Tensor, start: int, stop: int) -> None:
-        if self._stream is None:
+        if self._stream is None or self._stream.device != batch.device:
+            self._wait()  # a copy goes through a stream of the device that it comes from
             self._stream = torch.cuda.Stream(batch.device)  # type: ignore[no-untyped-call]
         self._reserve(stop, batch.shape[1], pinned=True)
         self._stream.wait_stream(torch.cuda.current_stream(batch.device))
@@ -57,10 +57,14 @@ class Rows:
     def _reserve(self, rows: int, neurons: int, *, pinned: bool) -> None:
         if rows <= self._buffer.shape[0] and neurons == self._buffer.shape[1]:
             return
-        if self._stream is not None:
-            self._stream.synchronize()
+        self._wait()
         room = max(rows, 2 * self._used)
         grown = torch.empty(room, neurons, pin_memory=pinned)
         if self._used:
             grown[: self._used] = self._buffer[: self._used]
         self._buffer = grown
+
+    def _wait(self) -> None:
+        """Wait until every row has arrived in the host's memory."""
+        if self._stream is not None:
+            self._stream.synchronize()

@@ -188,7 +188,7 @@ class EpochSnapshot:
         split = watch.split
         if not watch.labels:
             raise CaptureError(f"the loader of split {split!r} gave no batch at epoch {self.epoch}")
-        self.labels[split] = np.concatenate(watch.labels)
+        self.labels[split] = watch.all_labels()
         if self._ranks is None:  # a rank may see other samples at each epoch
             self._check_labels(split)
         self.layers[split] = watch.layers

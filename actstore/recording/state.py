@@ -62,6 +62,7 @@ def set_random_state(state: dict[str, Any]) -> None:
     keys, position, has_gauss, cached = state["numpy"]
     torch.set_rng_state(state["torch"])
     if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
+        # A checkpoint may come from a machine with more of them.
+        torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])
     np.random.set_state(("MT19937", keys.numpy().astype("uint32"), position, has_gauss, cached))  # noqa: NPY002
     random.setstate(state["python"])

@@ -27,7 +27,7 @@ class Watch:
     layers : dict
         Layer → what is kept of it.
     labels : list
-        Labels of the batches so far.
+        Labels of the batches so far; on a GPU where the batches had them there.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Watch:
     ) -> None:
         self.split = split
         self.layers = layers
-        self.labels: list[Array] = []
+        self.labels: list[Any] = []
         self._capture = capture
         self._ranks = ranks
         self._samples: Array | None = None
@@ -61,16 +61,18 @@ class Watch:
         CaptureError
             If a recorded layer was not called once, with a row for each label.
         """
-        array = label_array(labels)
-        taken = self._capture.take(len(array))
-        own = np.ones(len(array), bool) if self._own is None else self._next_own(len(array))
-        self.labels.append(array[own])
+        values = one_a_sample(labels)
+        taken = self._capture.take(len(values))
+        own = np.ones(len(values), bool) if self._own is None else self._next_own(len(values))
+        self.labels.append(_chosen(values, own))
         for layer, activations in taken.items():
-            if not own.all():
-                # By index: a mask would have to be counted on the device, and waited for.
-                rows = torch.from_numpy(np.flatnonzero(own)).to(activations.device)
-                activations = activations[rows]
-            self.layers[layer].append(activations)
+            self.layers[layer].append(_chosen(activations, own))
+
+    def all_labels(self) -> Array:
+        """Return the labels of all batches ``(sample,)``; waits for the device."""
+        return np.concatenate(
+            [each.cpu().numpy() if isinstance(each, torch.Tensor) else each for each in self.labels]
+        )
 
     def _next_own(self, count: int) -> Array:
         assert self._own is not None
@@ -113,8 +115,10 @@ def batch_labels(batch: Any) -> Any:
     )
 
 
-def label_array(labels: Any) -> Array:
-    """Return the labels of a batch ``(sample,)`` in the host's memory.
+def one_a_sample(labels: Any) -> Any:
+    """Return a copy of the labels of a batch ``(sample,)``; a tensor if they are not on the host.
+
+    A GPU is not waited for: it would stand still until the next batch is sent to it.
 
     Raises
     ------
@@ -122,13 +126,26 @@ def label_array(labels: Any) -> Array:
         If there is more than one number a sample.
     """
     if isinstance(labels, torch.Tensor):
-        labels = labels.detach().cpu().numpy()
-    array = np.asarray(labels)
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.ndim != 1:
+        held = labels.detach()
+        values: Any = held.numpy() if held.device.type == "cpu" else held
+    else:
+        values = np.asarray(labels)
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    if values.ndim != 1:
         raise InvalidDataError(
-            f"the labels of a batch have shape {array.shape}; expected one number a sample: pass "
-            "labels=, a function of the batch"
+            f"the labels of a batch have shape {tuple(values.shape)}; expected one number a "
+            "sample: pass labels=, a function of the batch"
         )
-    return array
+    return values.clone() if isinstance(values, torch.Tensor) else values.copy()
+
+
+def _chosen(values: Any, own: Array) -> Any:
+    """Return the rows that this process keeps."""
+    if own.all():
+        return values
+    places = np.flatnonzero(own)
+    if isinstance(values, torch.Tensor):
+        # By index: a mask would have to be counted on the device, and waited for.
+        return values[torch.from_numpy(places).to(values.device)]
+    return values[places]

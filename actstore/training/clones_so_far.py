@@ -61,7 +61,7 @@ class CloneCount:
         """
         if not self._taken:
             return None
-        comoment = moments(torch.cat(self._taken).numpy()).comoment
+        comoment = moments(torch.cat(self._taken).float().cpu().numpy()).comoment
         varies = alive(comoment)
         if not varies.any():
             return None
@@ -75,4 +75,4 @@ class CloneCount:
         wanted = activations[self._skip :][: most - sum(map(len, self._taken))]
         self._skip = max(0, self._skip - len(activations))
         if len(wanted):
-            self._taken.append(wanted.detach().float().cpu())
+            self._taken.append(wanted.detach().clone())  # where it is: nothing waits for a GPU
