@@ -43,6 +43,7 @@ import os, signal, sys
 sys.path.insert(0, {str(ROOT)!r})
 from tests.{recorded} import {function}
 from actstore.storage.local import LocalFiles
+from actstore.storage.run_arrays import RunArrays
 from actstore.storage.writer import RunWriter
 writer = RunWriter.append({str(store)!r}, "run")
 def die(*arguments, **keywords):
@@ -61,7 +62,7 @@ def store(tmp_path: Path) -> Path:
     return record(tmp_path / "s", epochs=(0, 5), slots=4, complete=False)
 
 
-@pytest.mark.parametrize("method", ["RunWriter._write_readout", "RunWriter._write_metrics"])
+@pytest.mark.parametrize("method", ["RunArrays.write_readout", "RunArrays.write_metrics"])
 def test_an_epoch_killed_before_its_marker_is_not_seen_and_its_slot_is_used_again(
     store: Path, method: str
 ) -> None:
@@ -95,7 +96,7 @@ def test_metrics_of_a_killed_epoch_do_not_reappear(store: Path) -> None:
 
 def test_repair_rolls_a_killed_epoch_back_byte_for_byte(store: Path) -> None:
     before = every_byte(store)
-    killed_in("RunWriter._write_metrics", store)
+    killed_in("RunArrays.write_metrics", store)
     assert every_byte(store) != before
     assert repair(store, deep=True) == []
     assert every_byte(store) == before
@@ -105,7 +106,7 @@ def test_a_run_killed_before_its_first_epoch_is_continued(tmp_path: Path) -> Non
     store = tmp_path / "s"
     writer = RunWriter.create(store, "run", slots=2, attributes=attributes())
     writer.close(complete=False)
-    killed_in("RunWriter._write_readout", store)
+    killed_in("RunArrays.write_readout", store)
     assert actstore.open(store).only().splits == ()
     writer = RunWriter.append(store, "run")
     # other splits than the killed attempt had: nothing of that is left

@@ -120,7 +120,7 @@ def test_lost_moments_are_never_a_number(store: Path) -> None:
 def test_moments_of_a_killed_epoch_are_rolled_back_byte_for_byte(tmp_path: Path) -> None:
     store = record(tmp_path / "s", complete=False)
     before = every_byte(store)
-    killed_in("RunWriter._write_metrics", store, epoch=12, of="moments")
+    killed_in("RunArrays.write_metrics", store, epoch=12, of="moments")
     assert every_byte(store) != before
     found = verify(store, deep=True)
     assert found

@@ -23,6 +23,7 @@ from actstore.errors import (
     StoreWriteError,
 )
 from actstore.storage import local, lock
+from actstore.storage.run_arrays import RunArrays
 from actstore.storage.writer import RunWriter
 
 from .recordings import attributes, every_byte, one_epoch, record
@@ -345,11 +346,11 @@ def test_a_run_without_an_epoch_is_never_complete(tmp_path: Path) -> None:
 def test_the_slot_that_a_failed_write_used_is_used_again(
     writer: RunWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(self: RunWriter, slot: int, snapshot: object) -> None:
+    def refuse(self: RunArrays, slot: int, snapshot: object) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(RunWriter, "_write_metrics", refuse)
+        patch.setattr(RunArrays, "write_metrics", refuse)
         with pytest.raises(
             StoreWriteError,
             match=r"epoch 10 of run 'run' could not be written .*No space left.* the 2 epochs",

@@ -153,7 +153,8 @@ def read(leaf: Leaf, slot: int) -> Moments | None:
         if held is None:
             return None
         if held.values != leaf.values:
-            warnings.warn(f"{where} are of earlier values; computed anew", StoreWarning, 2)
+            what = "recording" if held.values[0] != leaf.created else "precision"
+            warnings.warn(f"{where} are of an earlier {what}; computed anew", StoreWarning, 2)
             return None
         count = _count(held, slot)
         if count < 0:
