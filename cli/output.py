@@ -119,8 +119,7 @@ def check_output(path: str | None) -> None:
         )
     if Path(path).suffix == ".zarr" and Path(path).exists():
         raise InvalidParameterError(f"{path!r} exists; give another name to -o, or remove it first")
-    if not Path(path).parent.is_dir():
-        raise InvalidParameterError(f"there is no folder {str(Path(path).parent)!r} for -o {path}")
+    _check_place(Path(path), f"-o {path}")
 
 
 def check_plot(path: str | None) -> None:
@@ -131,13 +130,23 @@ def check_plot(path: str | None) -> None:
         raise InvalidParameterError(
             f"a figure {path!r} was asked for; it ends in .png, .svg or .pdf"
         )
-    if not Path(path).parent.is_dir():
-        raise InvalidParameterError(
-            f"there is no folder {str(Path(path).parent)!r} for the figure {path!r}; make it first"
-        )
+    _check_place(Path(path), f"the figure {path!r}")
     if importlib.util.find_spec("matplotlib") is None:
         raise MissingExtraError(
             "figures need matplotlib, which is not installed; pip install 'actstore[plot]'"
+        )
+
+
+def _check_place(path: Path, what: str) -> None:
+    """Refuse a place where no file can be put, before anything is computed."""
+    folder = path.parent
+    if not folder.is_dir():
+        raise InvalidParameterError(f"there is no folder {str(folder)!r} for {what}; make it first")
+    if path.is_dir():
+        raise InvalidParameterError(f"{str(path)!r} is a folder; give another name for {what}")
+    if not os.access(folder, os.W_OK):
+        raise InvalidParameterError(
+            f"nothing may be written in {str(folder)!r}; give another place for {what}"
         )
 
 

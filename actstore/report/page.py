@@ -150,6 +150,9 @@ def checked(path: str | os.PathLike[str]) -> Path:
         raise InvalidParameterError(
             f"there is no folder {str(where.parent)!r} for the report; make it, or give another"
         )
+    if where.is_dir() or not os.access(where.parent, os.W_OK):
+        found = "is a folder" if where.is_dir() else "is in a folder where nothing may be written"
+        raise InvalidParameterError(f"{str(path)!r} {found}; give another name for the report")
     return where
 
 
