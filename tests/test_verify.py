@@ -16,8 +16,10 @@ from click.testing import CliRunner
 
 import actstore
 from actstore.errors import NotInStoreError, RunLockedError, StoreNotFoundError
+from actstore.storage import compaction
 from actstore.storage.cache import Leaf, load_moments
 from actstore.storage.repair import drop_epoch, repair
+from actstore.storage.successors import SUCCESSORS
 from actstore.storage.verify import verify
 from actstore.storage.writer import RunWriter
 
@@ -44,7 +46,8 @@ def store(tmp_path: Path, recorded: Path) -> Path:
 
 def leaf(store: Path) -> Leaf:
     run = actstore.open(store)["done"]
-    return Leaf(str(store), "done", "test", "last_hidden", run.attrs["created"])
+    place = (str(store), "done", "test", "last_hidden", run.attrs["created"])
+    return Leaf(*place, run.keep_bits, run.successor("test", "last_hidden"))
 
 
 def test_an_intact_store_has_no_findings(store: Path) -> None:
@@ -428,6 +431,22 @@ def fuzz(recorded: Path, folder: Path, seeds: range) -> None:
 
 def test_no_damage_is_silent(recorded: Path, tmp_path: Path) -> None:
     fuzz(recorded, tmp_path, range(16))
+
+
+def test_no_damage_is_silent_where_a_compaction_was_killed(
+    recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = shutil.copytree(recorded, tmp_path / "killed")
+
+    def die(group: Any) -> None:
+        if SUCCESSORS in group.attrs:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(compaction, "settle", die)
+    with pytest.raises(KeyboardInterrupt):
+        list(compaction.compact(actstore.open(store).sel(run="done"), keep_bits=10))
+    assert "settle" in [one.action for one in verify(store)]
+    fuzz(store, tmp_path, range(6))
 
 
 @pytest.mark.slow

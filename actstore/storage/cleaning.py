@@ -16,7 +16,8 @@ from actstore.storage import layout
 from actstore.storage.files import PARTIAL, Files
 from actstore.storage.location import StorePath, files_at, open_root
 from actstore.storage.lock import RunLock, lock_key
-from actstore.storage.reading import chunk_files, chunk_names, marker_slots, read_marker
+from actstore.storage.precision import KEEP_BITS
+from actstore.storage.reading import DAMAGE, chunk_files, chunk_names, marker_slots, read_marker
 from actstore.storage.seal import DOCUMENT, is_intact, sealed
 from actstore.storage.successors import SUCCESSORS, as_documented
 
@@ -113,12 +114,22 @@ def settle(group: zarr.Group) -> None:
     files = files_of_group(group)
     for path, document in successors.items():
         files.put(f"{group.path}/{path}/{DOCUMENT}", [sealed(json.dumps(document).encode())])
-        files.remove_tree(f"{group.path}/{path.rpartition('/')[0]}/{schema.MOMENTS}")
+        moments = f"{group.path}/{path.rpartition('/')[0]}/{schema.MOMENTS}"
+        if _kept_bits(files, moments) != group.attrs.get(KEEP_BITS):
+            files.remove_tree(moments)
     files.sync()
     for path, document in successors.items():
         remove_others(files, as_documented(files, f"{group.path}/{path}", document))
     group.attrs.put({k: v for k, v in group.attrs.items() if k != SUCCESSORS})
     files.sync()
+
+
+def _kept_bits(files: Files, moments: str) -> Any:
+    """Return the bits of the values that cached moments are of; None if that cannot be read."""
+    try:
+        return json.loads(files.read(f"{moments}/{DOCUMENT}"))["attributes"].get(KEEP_BITS)
+    except DAMAGE:
+        return None
 
 
 def remove_others(files: Files, array: zarr.Array[Any]) -> None:

@@ -14,7 +14,7 @@ from actstore.storage.cleaning import is_remains
 from actstore.storage.files import AT_ONCE, Entry, Files
 from actstore.storage.finding import Finding, check_document, read_document, stray, told
 from actstore.storage.location import StorePath, files_at, open_root
-from actstore.storage.reading import RUN_ATTRIBUTES
+from actstore.storage.reading import DAMAGE, RUN_ATTRIBUTES
 from actstore.storage.run_check import RunCheck
 from actstore.storage.seal import DOCUMENT, SEAL
 
@@ -80,7 +80,19 @@ def _check_member(files: Files, name: str, *, deep: bool) -> Iterator[Finding]:
     if broken and (looks_like_a_run or SEAL in attributes):
         yield from broken
     elif is_group and attributes.keys() >= RUN_ATTRIBUTES:
-        yield from RunCheck(files, name, attributes, deep=deep).findings()
+        found = list(RunCheck(files, name, attributes, deep=deep).findings())
+        if any(finding.kind == "damage" for finding in found):
+            now = files_at(files.place, read_only=True)  # which remembers nothing
+            if _revised(now, name) != attributes.get("revised"):  # compacted while it was checked
+                found = list(_check_member(now, name, deep=deep))
+        yield from found
     elif looks_like_a_run:
         yield Finding("damage", name, "has lost the attributes that make it a run")
     # else a group of the user's own
+
+
+def _revised(files: Files, run: str) -> object:
+    try:
+        return read_document(files, run)["attributes"].get("revised")
+    except DAMAGE as error:
+        return told(error)
