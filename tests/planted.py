@@ -43,13 +43,13 @@ def record_planted(store: Path) -> Path:
     return store
 
 
-def record_run(store: Path, *, width: int, seed: int, weight_decay: float) -> None:
+def record_run(store: Path, *, width: int, seed: int, weight_decay: float, **others: Any) -> None:
     """Record one run with what a sweep would record: readout, labels, errors and losses."""
     rng = np.random.default_rng([width, seed])
     name = schema.run_name(width, seed, {"weight_decay": weight_decay})
     writer = RunWriter.create(
         store, name, slots=len(EPOCHS),
-        attributes=attributes(width=width, seed=seed, weight_decay=weight_decay),
+        attributes=attributes(width=width, seed=seed, weight_decay=weight_decay, **others),
     )  # fmt: skip
     for epoch in EPOCHS:
         writer.write(

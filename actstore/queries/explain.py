@@ -265,10 +265,13 @@ class _Reading:
         self.moments = sum(len(each) for each in slots.values())
         seen = {(read.run, read.slot) for read in reads}
         for load, each in slots.items():
-            held = cached(load.leaf, np.asarray(each)) if load.cache else np.zeros(len(each), bool)
-            self.cached += int(held.sum())
             run = by_name[load.leaf.run].run
             assert run is not None
+            if load.cache and run.keeps_samples:
+                held = cached(load.leaf, np.asarray(each))
+            else:  # moments that are the record are read whatever is thought of a cache
+                held = np.full(len(each), not run.keeps_samples)
+            self.cached += int(held.sum())
             samples, width = run.shape(load.leaf.split, load.leaf.layer)
             self.bytes += int((~held).sum()) * samples * width * 4
             self.flops += float((~held).sum()) * samples * width**2
