@@ -433,6 +433,17 @@ def test_no_damage_is_silent(recorded: Path, tmp_path: Path) -> None:
     fuzz(recorded, tmp_path, range(16))
 
 
+def test_moments_of_activations_that_are_lost_are_not_dropped(store: Path) -> None:
+    """A slot of the cache is damaged; the others may be all that is left of the layer."""
+    layer = store / "done/test/last_hidden"
+    for file in (layer / "moments/count/c/0", layer / "activations/zarr.json"):
+        file.write_bytes(file.read_bytes()[:-3])
+    kept = load_moments(leaf(store), 2, cache=True)
+    found = repair(store, deep=True)
+    assert {one.kind: one.action for one in found} == {"damage": "", "cache": ""}
+    assert np.array_equal(load_moments(leaf(store), 2, cache=True).comoment, kept.comoment)
+
+
 def test_no_damage_is_silent_where_a_compaction_was_killed(
     recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

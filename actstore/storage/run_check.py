@@ -53,8 +53,14 @@ class RunCheck:
         found = list(self._all())
         # Where metadata are damaged, what looks left over may be what was committed.
         doubtful = any(f.kind == "damage" and _is_metadata(f.path) for f in found)
+        damaged = [f.path for f in found if f.kind == "damage"]
         for finding in found:
-            if finding.kind != "leftover":
+            if finding.kind == "cache":
+                # Where activations are damaged, their moments may be all that is left of them.
+                layer = finding.path.rpartition("/")[0]
+                alone = doubtful or any(path.startswith(f"{layer}/") for path in damaged)
+                yield dataclasses.replace(finding, action="") if alone else finding
+            elif finding.kind != "leftover":
                 yield finding
             elif not live:  # what a living writer has begun is no leftover
                 yield dataclasses.replace(finding, action="") if doubtful else finding
