@@ -41,15 +41,16 @@ error = wrong.mean("sample").rename("test error").compute()
 xr.testing.assert_allclose(error.variable, x.test_error.drop_attrs().variable)
 
 # The questions of actstore answer in xarray too: the same verbs go on from there.
-carried = store.reconstruction(subsets=20).r2_heldout.mean("subset", keep_attrs=True)
+answer = store.reconstruction(subsets=20).compute()
+carried = answer.r2_heldout.mean("subset")
 best = carried.sel(subset_size=16).isel(run=0).idxmax("epoch")
 print(f"16 neurons carry most of the layer at epoch {int(best)}")
 
 _, (left, middle, right) = plt.subplots(1, 3, figsize=(14, 4), layout="constrained")
 error.plot(ax=left, marker="o")
 centres.plot(ax=middle)
-carried.isel(run=0).plot.line(ax=right, x="subset_size", hue="epoch", xscale="log", marker=".")
-for ax, title in ((left, "errors"), (middle, "mean of each class"), (right, "what subsets carry")):
-    ax.set_title(title)
+answer.actstore.plot(ax=right)  # an answer of actstore draws itself
+left.set_title("errors")
+middle.set_title("mean of each class")
 plt.savefig(figure)
 print(f"drew {figure}")
