@@ -44,4 +44,6 @@ def main(path: str, address: str | None = None) -> None:
 
 
 if __name__ == "__main__":  # worker processes import this file too
+    if len(sys.argv) < 2:
+        sys.exit(f"which store? {__doc__}")
     main(*sys.argv[1:3])

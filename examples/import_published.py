@@ -1,7 +1,8 @@
 """Ask actstore's questions of activations that others saved: features, labels, weights, bias.
 
 The files are made here as the paper's authors publish theirs: one tensor a file, saved with
-``torch.save``. With files of your own, only the ``actstore import`` line remains.
+``torch.save``. With files of your own, only the ``actstore import`` line remains. Run
+``python examples/import_published.py FOLDER``; without a folder they go into a temporary one.
 """
 
 import subprocess
