@@ -80,11 +80,12 @@ def actstore(*arguments: str) -> list[str]:
     return [sys.executable, "-c", "from actstore.cli import main; main()", *arguments]
 
 
-def dsyrk_rate(width: int, rows: int = 1024) -> float:
+def dsyrk_rate(width: int, rows: int = 1024, repeats: int = 5) -> float:
     """Return floating-point operations a second of ``Xᵀ X`` on one thread, half a matrix of it."""
     x = np.asfortranarray(np.random.default_rng(0).normal(size=(width, rows)))
     c = np.zeros((width, width), order="F")
-    times = timed(lambda: [blas.dsyrk(1.0, x, beta=1.0, c=c, overwrite_c=1) for _ in range(8)], 5)
+    multiply = lambda: blas.dsyrk(1.0, x, beta=1.0, c=c, overwrite_c=1)  # noqa: E731
+    times = timed(lambda: [multiply() for _ in range(8)], repeats)
     return 8 * rows * width**2 / times.cpu
 
 

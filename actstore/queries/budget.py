@@ -13,7 +13,7 @@ from typing import Any
 from actstore import schema
 from actstore.errors import InvalidParameterError
 from actstore.queries.sources import Data, Source
-from actstore.storage.cache import AHEAD_BYTES, BLOCK_BYTES
+from actstore.storage.cache import AHEAD, AHEAD_BYTES, BLOCK_BYTES
 from actstore.storage.catalogue import Catalogue
 
 _UNITS = {"": 1, "B": 1}
@@ -117,7 +117,7 @@ def budget(
     """
     width = max(source.width for source in found)
     matrices = MATRICES.get(query, MATRICES_ELSE) * width**2 * 8
-    fixed = matrices + min(1024 * width, 2**22) * 8 + SAMPLE_WORK
+    fixed = matrices + (1 + AHEAD) * min(1024 * width, 2**20) * 8 + SAMPLE_WORK
     least, whole = _block_range(found, layer)
     if not samples and not any(source.chunk_bytes for source in found):
         whole = min(whole, max(least, AHEAD_BYTES))

@@ -13,6 +13,7 @@ import functools
 import json
 import threading
 import warnings
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -26,7 +27,7 @@ from zarr.errors import ContainsArrayError, ContainsGroupError, GroupNotFoundErr
 
 from actstore import schema
 from actstore.errors import StoreCorruptError, StoreUnreachableError, StoreWarning
-from actstore.kernels.moments import Moments, accumulate
+from actstore.kernels.moments import Centred, Moments, centred, total
 from actstore.storage import layout
 from actstore.storage.chunk import read_chunk, write_chunk
 from actstore.storage.files import AT_ONCE
@@ -43,8 +44,11 @@ _MAKING = threading.Lock()
 #: samples are read in blocks of about this many bytes when an epoch is larger
 BLOCK_BYTES = 2**28
 
-#: while a block of this size is multiplied the next one is read; it stays in the processor's cache
-AHEAD_BYTES = 2**23
+#: blocks of this size are read while others are multiplied; it stays in the processor's cache
+AHEAD_BYTES = 2**22
+
+#: pieces of a few MB that are ready before they are multiplied
+AHEAD = 2
 
 
 class Leaf(NamedTuple):
@@ -139,7 +143,8 @@ def load_moments(leaf: Leaf, slot: int, *, cache: bool, block_bytes: int = BLOCK
             f"{slot}, are lost; 'actstore verify {leaf.store}' lists what is damaged"
         )
     committed = Committed(array, leaf.store)  # a lost chunk is an error, not a layer of NaN
-    moments = accumulate(_ahead(_blocks(committed, slot, min(block_bytes // 2, AHEAD_BYTES))))
+    blocks = _blocks(committed, slot, min(block_bytes // 2, AHEAD_BYTES))
+    moments = total(_ahead(centred(blocks, ahead=AHEAD)))
     if cache:
         write(leaf, slot, moments)
     return moments
@@ -323,13 +328,13 @@ def _is_usable(leaf: Leaf, group: zarr.Group) -> bool:
         return False
 
 
-def _ahead(blocks: Iterator[Array]) -> Iterator[Array]:
-    """Yield the blocks, each read while the one before it is used."""
+def _ahead(pieces: Iterator[Centred]) -> Iterator[Centred]:
+    """Yield the pieces, each read and centred while those before it are multiplied."""
     with ThreadPoolExecutor(1) as reader:
-        pending = reader.submit(next, blocks, None)
-        while (block := pending.result()) is not None:
-            pending = reader.submit(next, blocks, None)
-            yield block
+        pending = deque(reader.submit(next, pieces, None) for _ in range(AHEAD))
+        while (piece := pending.popleft().result()) is not None:
+            pending.append(reader.submit(next, pieces, None))
+            yield piece
 
 
 def _blocks(committed: Committed, slot: int, block_bytes: int) -> Iterator[Array]:
