@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 import warnings
+from types import FrameType
 from typing import Any
 
 import click
@@ -89,14 +91,41 @@ def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     click.echo(f"actstore: {message}", err=True)
 
 
+class _Interrupts:
+    """Notes Ctrl-C, and lets it do what it does.
+
+    A library that is interrupted while it is imported may catch that, and fail at something else.
+    """
+
+    def __init__(self) -> None:
+        self.came = False
+
+    def __enter__(self) -> None:
+        # not where interrupts are ignored, or another program has its own way with them
+        self._own = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if self._own:
+            signal.signal(signal.SIGINT, self._note)
+
+    def __exit__(self, *_: object) -> None:
+        if self._own:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.came = True
+        signal.default_int_handler(number, frame)
+
+
 def main() -> None:
     """Run the command line; errors of actstore become one sentence and exit code 1."""
     # The library is not imported for --help; errors.py is small.
     from actstore.errors import ActstoreError
 
     warnings.showwarning = show_warning
+    interrupts = _Interrupts()
     try:
-        stopped = actstore.main(standalone_mode=False)  # what ctx.exit was given, if it was called
+        with interrupts:
+            # what ctx.exit was given, if it was called
+            stopped = actstore.main(standalone_mode=False)
         if isinstance(stopped, int) and stopped:
             sys.exit(stopped)
     except click.exceptions.Abort:
@@ -113,3 +142,8 @@ def main() -> None:
     except ActstoreError as error:
         click.echo(f"actstore: {error}", err=True)
         sys.exit(1)
+    except Exception:
+        if not interrupts.came:
+            raise
+        click.echo("interrupted", err=True)
+        sys.exit(130)

@@ -128,7 +128,7 @@ class JsonLines:
             **_run(plan),
             epoch=recorded.epoch,
             **recorded.metrics,
-            n_clones=recorded.n_clones,
+            n_clones=None if (recorded.n_clones or 0.0) < 2 else recorded.n_clones,  # none below 2
             bytes=recorded.n_bytes,
         )
 

@@ -1,5 +1,6 @@
 """The command line says what the library says, in the words of the shell."""
 
+import contextlib
 import csv
 import importlib
 import inspect
@@ -477,6 +478,28 @@ def test_a_call_that_makes_no_sense_is_exit_code_2(cli: Call, arguments: tuple[s
     answer = cli(*arguments)
     assert (answer.code, answer.out) == (2, "")
     assert "Error: " in answer.err
+
+
+@pytest.mark.parametrize("interrupted", [True, False])
+def test_an_interrupt_that_a_library_caught_is_one_still(
+    planted_path: Path, cli: Call, monkeypatch: pytest.MonkeyPatch, interrupted: bool
+) -> None:
+    """As NumPy does that is interrupted while it is imported: what follows is its own failure."""
+
+    def half_imported(*args: Any, **options: Any) -> None:
+        if interrupted:
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        raise RecursionError
+
+    monkeypatch.setattr(queries, "moments", half_imported)
+    if not interrupted:  # a fault of ours is shown
+        with pytest.raises(RecursionError):
+            cli("query", "moments", planted_path)
+        return
+    answer = cli("query", "moments", planted_path)
+    assert (answer.code, answer.out, answer.err.strip()) == (130, "", "interrupted")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_an_interrupted_query_is_exit_code_130(

@@ -1,13 +1,17 @@
 import dataclasses
 import gzip
+import io
 import json
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import torchvision
+from actstore.cli.record_progress import JsonLines
 from PIL import Image
+from rich.console import Console
 from torch import nn
 
 from actstore.errors import (
@@ -21,6 +25,7 @@ from actstore.training import RECIPES, Settings, Silent, plan_sweep, record_swee
 from actstore.training import datasets as built_in_data
 from actstore.training.folders import read_idx
 from actstore.training.loop import Training
+from actstore.training.progress import RecordedEpoch
 from actstore.training.settings import learning_rate
 from actstore.training.splits import Split
 
@@ -615,6 +620,15 @@ def test_a_sweep_speaks_json_when_asked(tmp_path, monkeypatch, data_dir):
     assert min(recorded["bytes"], lines[-1]["bytes"]) > 0
     found = Catalogue("s.zarr").only().attrs["provenance"]
     assert str(data_dir) not in json.dumps(found)
+
+
+@pytest.mark.parametrize(("counted", "told"), [(1.3, None), (None, None), (8.2, 8.2)])
+def test_below_two_there_are_no_clones_in_json_either(counted, told):
+    file = io.StringIO()
+    lines = JsonLines(Console(file=file), "s.zarr")
+    plan = SimpleNamespace(name="w", width=8, seed=0)
+    lines.epoch_recorded(plan, RecordedEpoch(1, {"test_error": 0.1}, 100, counted))
+    assert json.loads(file.getvalue())["n_clones"] == told
 
 
 def test_a_sweep_is_explained_without_data_or_store(tmp_path, monkeypatch):
