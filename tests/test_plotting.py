@@ -685,6 +685,20 @@ def test_subsets_that_are_followed_are_drawn_by_epoch(answers: Answers) -> None:
     np.testing.assert_allclose(np.asarray(dashed.get_ydata(), float), null)
 
 
+def test_the_null_of_each_rule_is_drawn_and_named(answers: Answers) -> None:
+    one = follow(answers).compute().isel(run=[0])
+    rules = {"gap": one["null"], "bic": 0.5 * one["null"]}
+    several = one.assign(null=xr.concat(rules.values(), dim="factors", join="override"))
+    several = several.assign_coords(factors=list(rules))
+    noise = plotting.figure("dynamics", several).axes[3]
+    for (rule, null), style in zip(rules.items(), ("--", "-."), strict=True):
+        key = line_called(noise, f"matched null ({rule}) of the same colour")
+        assert key.get_linestyle() == style
+        drawn = [line for line in noise.lines if line.get_linestyle() == style and line is not key]
+        expected = null.isel(run=0).transpose("subset_size", "epoch").values
+        np.testing.assert_allclose([line.get_ydata() for line in drawn], expected)
+
+
 def test_subsets_of_several_widths_are_not_mixed() -> None:
     result = queries.dynamics(planted_dataset(), subset_size=[2, 4], subsets=3)
     several = xr.concat(

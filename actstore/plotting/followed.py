@@ -16,6 +16,8 @@ from actstore.plotting.style import GREY, epoch_axis
 
 R2, NOISE, ERROR = "r2_heldout", "residual_correlation_heldout", "error"
 NULL, FLOOR, SPLIT, FACTORS = "null", "sampling_floor", "split", "factors"
+#: of the nulls, by the rule that chose their number of factors
+DASHES: tuple[Any, ...] = ("--", "-.", (0, (8, 2)))
 
 
 class Followed(NamedTuple):
@@ -105,10 +107,11 @@ def _draw(ax: Axes, setting: str, runs: xr.Dataset, what: Followed, top: float) 
             continue  # of the whole layer there is nothing outside
         ax.plot(mean[schema.EPOCH], mean, **{**look, "linestyle": "-"}, label=f"subsets of {size}")
         if NULL in one:
-            null = one[NULL].isel({FACTORS: 0}) if FACTORS in one[NULL].dims else one[NULL]
-            _thin(ax, null.mean(schema.RUN), "--", look["color"])
-    if NULL in runs:
-        ax.plot([], [], color=GREY, ls="--", lw=1.1, label="matched null of the same colour")
+            for number, (_, null) in enumerate(_nulls(one)):
+                _thin(ax, null.mean(schema.RUN), DASHES[number % len(DASHES)], look["color"])
+    for number, (rule, _) in enumerate(_nulls(runs) if NULL in runs else []):
+        ax.plot([], [], color=GREY, ls=DASHES[number % len(DASHES)], lw=1.1,
+                label=f"matched null{rule} of the same colour")  # fmt: skip
     if FLOOR in runs:
         floor = runs[FLOOR].isel({SIZE: 0}).mean(schema.RUN)
         _thin(ax, floor, ":", "black", label="sampling floor")
@@ -118,5 +121,17 @@ def _draw(ax: Axes, setting: str, runs: xr.Dataset, what: Followed, top: float) 
     entitle(ax, setting, f"W = {int(runs['width'].values.flat[0])}")
 
 
-def _thin(ax: Axes, line: xr.DataArray, style: str, color: Any, label: str = "_") -> None:
+def _nulls(runs: xr.Dataset) -> list[tuple[str, xr.DataArray]]:
+    """Return the null of each rule for the number of factors, and its name where rules differ."""
+    null = runs[NULL]
+    if FACTORS not in null.dims:
+        return [("", null)]
+    rules = [str(rule) for rule in null[FACTORS].values]
+    return [
+        (f" ({rule})" if len(rules) > 1 else "", null.isel({FACTORS: n}))
+        for n, rule in enumerate(rules)
+    ]
+
+
+def _thin(ax: Axes, line: xr.DataArray, style: Any, color: Any, label: str = "_") -> None:
     ax.plot(line[schema.EPOCH], line, ls=style, color=color, lw=1.1, label=label)
