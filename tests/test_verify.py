@@ -433,6 +433,13 @@ def test_no_damage_is_silent(recorded: Path, tmp_path: Path) -> None:
     fuzz(recorded, tmp_path, range(16))
 
 
+@pytest.mark.parametrize("key", [b'"shape"', b'"dimension_names"', b'"attributes"'])
+def test_metadata_whose_keys_are_damaged_are_found(store: Path, key: bytes) -> None:
+    file = store / "done/train_error/zarr.json"
+    file.write_bytes(file.read_bytes().replace(key, key[:2] + b"?" + key[3:]))
+    assert "done/train_error/zarr.json" in [one.path for one in verify(store)]
+
+
 def test_moments_of_activations_that_are_lost_are_not_dropped(store: Path) -> None:
     """A slot of the cache is damaged; the others may be all that is left of the layer."""
     layer = store / "done/test/last_hidden"

@@ -35,9 +35,9 @@ def seal_of(document: Mapping[str, Any]) -> str:
     kept = {key: value for key, value in document.items() if key != "consolidated_metadata"}
     attributes = {k: v for k, v in kept.get("attributes", {}).items() if k != SEAL}
     kept["attributes"] = attributes
-    names = kept.get("dimension_names") or ()
-    if names and names[0] == schema.EPOCH:
-        kept["shape"] = kept["shape"][1:]
+    names, shape = kept.get("dimension_names") or [], kept.get("shape")
+    if names[:1] == [schema.EPOCH] and isinstance(shape, list):  # not so where bits were flipped
+        kept["shape"] = shape[1:]
     return checksum(json.dumps(kept, sort_keys=True, separators=(",", ":")).encode())
 
 
