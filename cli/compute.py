@@ -9,18 +9,18 @@ import os
 import signal
 import socket
 import sys
-import time
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 from actstore._version import __version__
 from actstore.errors import ActstoreError, MissingExtraError, WorkerLostError
 
+from .cluster_progress import followed
 from .options import runs_elsewhere
+from .waiting import waiting
 
-SILENT_SECONDS = 2.0
 CONNECT_SECONDS = 5.0
 #: memory of a query whose processes are this one's; a running cluster has bounds of its own
 MEMORY = "2GiB"
@@ -64,6 +64,7 @@ class Crew:
     def at_work(self, workers: int | None = None, *, bar: bool = True) -> Iterator[None]:
         """Compute within the context, at most ``workers`` tasks at a time."""
         count = workers or self.workers or os.cpu_count() or 1
+        shown = bar and sys.stderr.isatty()
         if not self.processes:
             import dask
             import dask.threaded
@@ -71,13 +72,15 @@ class Crew:
             # The function, not its name: for a name dask imports distributed, half a second.
             with (
                 dask.config.set(scheduler=dask.threaded.get, num_workers=count),
-                _progress(shown=bar and sys.stderr.isatty()),
+                _threads_followed() if shown else nullcontext(),
             ):
                 yield
             return
         with ExitStack() as opened:
             if self.address is None:
                 opened.enter_context(_own_cluster(count))
+            if shown:
+                opened.enter_context(followed(opened.enter_context(waiting("computing"))))
             with _losses(self.address):
                 yield
 
@@ -235,34 +238,15 @@ def _losses(address: str | None) -> Iterator[None]:
 
 
 @contextmanager
-def _progress(*, shown: bool) -> Iterator[None]:
-    """Show a bar on stderr once the work has taken two seconds."""
-    if not shown:
-        yield
-        return
+def _threads_followed() -> Iterator[None]:
+    """Show a bar over the tasks of threads once the work has taken two seconds."""
     from dask.callbacks import Callback
 
-    begun = time.monotonic()
-    bar: Any = None
-    done = 0
+    with waiting("computing") as told:
 
-    def after(_key: Any, _value: Any, _graph: Any, state: Any, _worker: Any) -> None:
-        nonlocal bar, done
-        done += 1
-        if bar is None and time.monotonic() - begun > SILENT_SECONDS:
-            from rich.console import Console
-            from rich.progress import Progress
+        def after(_key: Any, _value: Any, _graph: Any, state: Any, _worker: Any) -> None:
+            parts = ("ready", "waiting", "running", "finished")
+            told(len(state["finished"]), sum(len(state[part]) for part in parts))
 
-            bar = Progress(console=Console(stderr=True), transient=True)
-            bar.add_task("computing", total=None)
-            bar.start()
-        if bar is not None:
-            total = sum(len(state[part]) for part in ("ready", "waiting", "running", "finished"))
-            bar.update(bar.task_ids[0], completed=len(state["finished"]), total=total)
-
-    try:
         with Callback(posttask=after):
             yield
-    finally:
-        if bar is not None:
-            bar.stop()

@@ -17,7 +17,8 @@ from .waiting import waiting
     "--output",
     required=True,
     metavar="FILE",
-    help="Ends in .zarr, .nc, .npy or .parquet; .npy takes one run, .parquet one epoch of one.",
+    help="File or URL that ends in .zarr, .nc, .npy or .parquet; .npy takes one run, .parquet one "
+    "epoch of one.",
 )
 @selection_options("-1")
 @click.option("--split", default="test", show_default=True, help="Evaluation set.")
@@ -49,6 +50,7 @@ def command(
     actstore export digits.zarr -o wide.nc --width 256 --epoch all
     actstore export own.zarr -o layer.parquet --split train
     actstore export own.zarr -o labels.npy --variable label
+    actstore export own.zarr -o s3://bucket/layer.zarr
     """
     import actstore
     from actstore.storage.exporting import export
@@ -56,6 +58,9 @@ def command(
     chosen = actstore.open(store).sel(
         run=list(run) or None, epoch=epochs(epoch), **chosen_by(width, seed, where)
     )
-    with waiting("writing"):
-        export(chosen, output, split=split, layer=layer, variable=variable, overwrite=overwrite)
+    with waiting("writing") as told:
+        export(
+            chosen, output, split=split, layer=layer, variable=variable, overwrite=overwrite,
+            progress=told,
+        )  # fmt: skip
     click.echo(f"saved {output}", err=True)

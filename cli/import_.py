@@ -80,7 +80,7 @@ def command(
 
     FILES are .npy, .npz, .pt, .pth, .safetensors, .h5, .hdf5, .nc or .zarr with arrays
     (sample, neuron), or (epoch, sample, neuron). Pickled objects are never loaded; a .npy file
-    may be larger than the memory.
+    may be larger than the memory. Files at URLs are copied to the disk for temporary files first.
 
     \b
     actstore import runs.zarr x.pt --labels y.pt --readout-weight w.pt --epoch 200
@@ -123,7 +123,7 @@ def command(
         for s, layers in places.items()
         for la, several in layers.items()
     }
-    with waiting("importing"):
+    with waiting("importing") as told:
         name = import_run(
             store,
             activations,
@@ -135,6 +135,7 @@ def command(
             run=run,
             slots=epochs,
             overwrite=overwrite,
+            progress=told,
             model=model,
             dataset=dataset,
             hyper_parameters=dict(settings),

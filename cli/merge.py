@@ -29,7 +29,7 @@ def command(store: str, others: tuple[str, ...], existing: Any) -> None:
     """
     from actstore.storage.merging import merge
 
-    with waiting("copying"):
-        merged = merge(store, others, existing=existing)
+    with waiting("copying") as told:
+        merged = merge(store, others, existing=existing, progress=told)
     for one in merged:
         click.echo(f"{one.outcome}: {one.run} of {one.store}")

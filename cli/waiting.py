@@ -1,9 +1,10 @@
-"""A bar for work that dask does not do: how long it takes, and how long still where it can tell."""
+"""A bar for work that takes longer than two seconds: how much is done, and how long still."""
 
 from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -27,6 +28,7 @@ def waiting(what: str, *, after: float = SILENT_SECONDS) -> Iterator[Callable[[i
     callable
         Takes how many parts are done, and of how many: from then on the time left is shown.
     """
+    begun = time.monotonic()  # as rich measures it
     bar: Any = None
     known: dict[str, int] = {}
 
@@ -36,6 +38,7 @@ def waiting(what: str, *, after: float = SILENT_SECONDS) -> Iterator[Callable[[i
         from rich.progress import (
             BarColumn,
             Progress,
+            TaskProgressColumn,
             TextColumn,
             TimeElapsedColumn,
             TimeRemainingColumn,
@@ -44,12 +47,14 @@ def waiting(what: str, *, after: float = SILENT_SECONDS) -> Iterator[Callable[[i
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
+            TaskProgressColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
         )
         shown = Progress(*columns, console=Console(stderr=True), transient=True)
         shown.add_task(what, total=known.get("total"), completed=known.get("completed", 0))
+        shown.tasks[0].start_time = begun
         shown.start()
         bar = shown
 

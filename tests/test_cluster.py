@@ -117,6 +117,33 @@ def test_an_answer_is_the_same_after_a_worker_was_killed_in_the_middle(
     assert_same_bits(store.noise(**ask, cache=True).compute(scheduler="threads"), expected)
 
 
+def test_a_bar_follows_a_cluster_to_the_end(
+    planted: actstore.Store, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from actstore.cli import cluster_progress
+
+    monkeypatch.setattr(cluster_progress, "INTERVAL", 0.05)
+    lazy = planted.sel(width=16).noise(subsets=4, repeats=40, cache=False)
+    told: list[tuple[int, int]] = []
+    with cluster_progress.followed(lambda done, of: told.append((done, of))):
+        answer = lazy.compute()
+    assert told
+    assert all(0 <= done <= of for done, of in told)
+    assert [of for _, of in told] == sorted(of for _, of in told)
+    assert told[-1][0] > told[0][0]
+    assert_same_bits(answer, lazy.compute(scheduler="threads"))
+
+
+def test_the_bar_of_a_notebook_follows_a_cluster_to_the_end(
+    planted: actstore.Store, client: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lazy = planted.sel(width=16).spectrum(cache=False)
+    with actstore.progress():
+        answer = lazy.compute()
+    assert "100% Completed" in capsys.readouterr().out
+    assert_same_bits(answer, lazy.compute(scheduler="threads"))
+
+
 # the command
 
 

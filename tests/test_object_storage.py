@@ -12,6 +12,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import actstore
@@ -25,11 +26,14 @@ from actstore.errors import (
     StoreWriteError,
 )
 from actstore.storage import lock, remote, run_check
+from actstore.storage.array_file import read_array
+from actstore.storage.exporting import export
 from actstore.storage.files import Files
 from actstore.storage.location import files_at
 from actstore.storage.merging import merge
 from actstore.storage.removal import remove
 from actstore.storage.repair import repair
+from actstore.storage.transfer import fetch
 from actstore.storage.verify import verify
 from actstore.storage.writer import RunWriter
 
@@ -182,6 +186,39 @@ def test_every_command_takes_a_url(
     assert cli("verify", inside, "--deep").code == 0
     assert not list(tmp_path.rglob("memory:*"))  # nothing was taken for the name of a folder
     assert not files_at(f"{inside}.checkpoints").sizes("")
+
+
+@pytest.mark.parametrize("suffix", [".zarr", ".nc", ".npy", ".parquet"])
+def test_what_is_exported_to_a_bucket_is_what_is_exported_to_a_disk(
+    inside: str, tmp_path: Path, suffix: str
+) -> None:
+    store = actstore.open(record(tmp_path / "s")).sel(epoch=-1)
+    target, here = f"{inside}/folder/x{suffix}", tmp_path / f"x{suffix}"
+    export(store, target)
+    with pytest.raises(RunExistsError, match="--overwrite"):
+        export(store, target)
+    export(store, target, overwrite=True)
+    export(store, here)
+    there = fetch(target, tmp_path / "fetched")
+    if suffix == ".npy":
+        assert np.array_equal(read_array(target), np.load(here))
+    if suffix == ".parquet":
+        assert pd.read_parquet(there).equals(pd.read_parquet(here))
+    if suffix in (".zarr", ".nc"):
+        key = f"{target}::activations"
+        assert np.array_equal(read_array(key), store.only().dataset().activations)
+        assert np.array_equal(read_array(key), read_array(f"{here}::activations"))
+    with pytest.raises(StoreNotFoundError, match="check the URL"):
+        fetch(target.replace("/x", "/y"), tmp_path / "fetched")
+
+
+def test_a_store_in_a_bucket_is_never_replaced_by_an_export(url: str, tmp_path: Path) -> None:
+    recorded(url, **SMALL)
+    before = contents(files_at(url))
+    chosen = actstore.open(record(tmp_path / "s"))
+    with pytest.raises(RunExistsError, match="is a store"):
+        export(chosen, url, overwrite=True)
+    assert contents(files_at(url)) == before
 
 
 def test_stores_are_merged_between_disks_and_buckets(inside: str, tmp_path: Path) -> None:

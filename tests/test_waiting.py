@@ -7,6 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pytest
+
+import actstore
+from actstore.storage.exporting import export
+from actstore.storage.importing import import_run
+from actstore.storage.merging import merge
 from actstore.storage.verify import verify
 
 WORK = """
@@ -43,6 +50,7 @@ def on_a_terminal(after: float) -> str:
 def test_a_bar_with_the_time_left_is_shown_on_a_terminal() -> None:
     said = on_a_terminal(after=0.1)
     assert "verifying" in said
+    assert re.search(r"\d%", said)
     assert re.search(r"left\S* .*0:00:0\d", said)
 
 
@@ -55,3 +63,40 @@ def test_verify_tells_how_many_runs_are_done(fresh: Path) -> None:
     assert verify(fresh, deep=True, progress=lambda done, of: told.append((done, of))) == []
     parts = len(list(fresh.iterdir()))
     assert told == [(done, parts) for done in range(1, parts + 1)]
+
+
+class Told(list[tuple[int, int]]):
+    """How far a piece of work said that it is."""
+
+    def __call__(self, done: int, of: int) -> None:
+        """Note it."""
+        self.append((done, of))
+
+    def reached_its_end(self) -> bool:
+        """Whether it came to the end of what was known from the beginning, and never went back."""
+        return sorted(self) == self and {of for _, of in self} == {self[-1][0]} != {0}
+
+
+def test_an_import_and_a_merge_tell_how_many_bytes_are_done(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(3, 5000, 20)).astype("f4")
+    imported, merged = Told(), Told()
+    import_run(tmp_path / "s", {"test": {"last_hidden": list(x)}}, epochs=[1, 2, 3],
+               progress=imported)  # fmt: skip
+    merge(tmp_path / "copy", [tmp_path / "s"], progress=merged)
+    for told in (imported, merged):
+        assert told.reached_its_end()
+        assert len(told) >= 6  # at every epoch
+    assert imported[-1][1] == 2 * x.nbytes  # read to be checked, and written
+    files = (tmp_path / "s").rglob("*")
+    assert merged[-1][0] <= sum(path.stat().st_size for path in files if path.is_file())
+
+
+@pytest.mark.parametrize("suffix", [".zarr", ".nc", ".npy", ".parquet"])
+def test_an_export_tells_how_far_it_is(
+    planted: actstore.Store, tmp_path: Path, suffix: str
+) -> None:
+    several = suffix in (".zarr", ".nc")
+    chosen = planted.sel(width=[8, 16] if several else 8, seed=0, weight_decay=0.0, epoch=-1)
+    told = Told()
+    export(chosen, tmp_path / f"x{suffix}", progress=told)
+    assert told.reached_its_end()

@@ -7,6 +7,7 @@ Nothing is unpickled: a pickle runs code of whoever wrote it. Arrays of ``.npy``
 from __future__ import annotations
 
 import pickle
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from actstore.errors import (
     MissingExtraError,
     StoreNotFoundError,
 )
+from actstore.storage.transfer import fetch
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -34,7 +36,8 @@ def read_array(file: str, *, key: str | None = None, usual: Sequence[str] = ()) 
     Parameters
     ----------
     file : str
-        ``PATH`` or ``PATH::KEY``; the suffix tells the format: ``.npy .npz .pt .pth
+        ``PATH`` or ``PATH::KEY``, also a URL, of which a copy is made on the disk for temporary
+        files; the suffix tells the format: ``.npy .npz .pt .pth
         .safetensors .h5 .hdf5 .nc .zarr``.
     key : str, optional
         Name of the array, where the file does not say; nested names are joined by dots in PyTorch
@@ -60,6 +63,10 @@ def read_array(file: str, *, key: str | None = None, usual: Sequence[str] = ()) 
         raise InvalidParameterError(
             f"{path!r} is of no kind that can be read; give one of {' '.join(_READERS)}"
         )
+    if "://" in path:
+        # What is mapped into memory stays readable when the copy has lost its name.
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            return read_array(str(fetch(path, Path(folder))), key=key, usual=usual)
     if not Path(path).exists():
         raise StoreNotFoundError(f"no file {path!r}; check the path")
 

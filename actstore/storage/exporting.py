@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import dask
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
+from dask.callbacks import Callback
 
 from actstore import schema
 from actstore.errors import (
@@ -30,7 +32,9 @@ from actstore.storage.local import remove_tree
 from actstore.storage.location import StorePath
 from actstore.storage.reading import Committed
 from actstore.storage.run import Run
+from actstore.storage.transfer import check_free, send
 
+Progress: TypeAlias = Callable[[int, int], None]
 Array: TypeAlias = npt.NDArray[Any]
 
 BLOCK_BYTES = 2**26
@@ -47,7 +51,8 @@ def export(
     layer: str = schema.DEFAULT_LAYER,
     variable: str = schema.ACTIVATIONS,
     overwrite: bool = False,
-) -> Path:
+    progress: Progress | None = None,
+) -> Path | str:
     """Write a layer of the selected runs and epochs into a file whose suffix tells the format.
 
     It appears whole or not at all. Samples are read in blocks, so that an epoch may be larger
@@ -57,17 +62,24 @@ def export(
     ----------
     selection : Store
         A store or a selection of it.
-    target : path
-        ``.zarr`` (plain, one chunk an epoch) or ``.nc`` (NetCDF 4): activations, labels, metrics
-        and readout; one run is a dataset, several are a tree with a group a run. ``.npy``: one
-        ``variable`` of one run, ``(epoch, sample, neuron)``, without ``epoch`` if it is one.
-        ``.parquet``: one epoch of one run, a row a sample, with the columns ``sample``,
-        ``label``, ``neuron_0``, ….
+    target : path or URL
+        What goes to a URL is written to the disk for temporary files first. ``.zarr`` (plain, one
+        chunk an epoch) or ``.nc`` (NetCDF 4): activations, labels, metrics and readout; one run is
+        a dataset, several are a tree with a group a run. ``.npy``: one ``variable`` of one run,
+        ``(epoch, sample, neuron)``, without ``epoch`` if it is one. ``.parquet``: one epoch of one
+        run, a row a sample, with the columns ``sample``, ``label``, ``neuron_0``, ….
     split, layer : str
     variable : {"activations", "label", "sample", "weight", "bias"}
         For ``.npy``.
     overwrite : bool
         Whether a file that exists may be replaced. An actstore store never is.
+    progress : callable, optional
+        Called with how much is written so far, and how much there is to write.
+
+    Returns
+    -------
+    path or str
+        Of the target.
 
     Raises
     ------
@@ -82,7 +94,8 @@ def export(
     MissingExtraError
         If a package that writes the format is not installed.
     """
-    path = Path(target)
+    where = os.fspath(target)
+    path = Path(where)
     if path.suffix not in _WRITERS:
         raise InvalidParameterError(
             f"{str(path)!r} was asked for; give a name that ends in {', '.join(_WRITERS)}"
@@ -96,12 +109,15 @@ def export(
         raise NotInStoreError(f"{selection.path!r} holds no run to export")
     for run in selection.values():
         run.check(split, layer)
+    told: Progress = (lambda done, of: None) if progress is None else progress
+    if "://" in where:
+        return _to_url(selection, where, split, layer, variable, overwrite, told)
     _check_target(path, overwrite)
     aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
     try:
         # One block after another: after an error no other thread may write to what is removed.
         with dask.config.set(scheduler="synchronous"):
-            _WRITERS[path.suffix](selection, aside, split, layer, variable)
+            _WRITERS[path.suffix](selection, aside, split, layer, variable, told)
         if path.is_dir():
             remove_tree(path)
         os.replace(aside, path)
@@ -123,6 +139,43 @@ def export(
                 remove_tree(aside)
             aside.unlink(missing_ok=True)
     return path
+
+
+def _to_url(
+    selection: Catalogue,
+    url: str,
+    split: str,
+    layer: str,
+    variable: str,
+    overwrite: bool,
+    told: Progress,
+) -> str:
+    check_free(url, overwrite=overwrite)
+    with tempfile.TemporaryDirectory() as folder:
+        local = Path(folder) / Path(url).name
+        export(selection, local, split=split, layer=layer, variable=variable, progress=told)
+        try:
+            send(local, url, overwrite=overwrite)
+        except ActstoreError:  # some are an OSError too
+            raise
+        except OSError as error:
+            raise StoreWriteError(
+                f"{url!r} could not be written ({error.strerror or error}); "
+                "mend the connection or the credentials and export again"
+            ) from error
+    return url
+
+
+@contextlib.contextmanager
+def _followed(told: Progress) -> Iterator[None]:
+    """Tell how many tasks of the one graph are done that dask computes of all runs."""
+
+    def task_done(_key: Any, _value: Any, _graph: Any, state: Any, _worker: Any) -> None:
+        done = len(state["finished"])
+        told(done, done + sum(len(state[part]) for part in ("ready", "waiting", "running")))
+
+    with Callback(posttask=task_done):
+        yield
 
 
 def _check_target(path: Path, overwrite: bool) -> None:
@@ -167,19 +220,27 @@ def _tree(selection: Catalogue, split: str, layer: str) -> xr.Dataset | xr.DataT
     )
 
 
-def _zarr(selection: Catalogue, path: Path, split: str, layer: str, variable: str) -> None:
+def _zarr(
+    selection: Catalogue, path: Path, split: str, layer: str, variable: str, told: Progress
+) -> None:
     data = _tree(selection, split, layer)
-    # no consolidated metadata: they are not part of Zarr 3
-    data.to_zarr(path, mode="w-", zarr_format=3, consolidated=False)
+    with _followed(told):
+        # no consolidated metadata: they are not part of Zarr 3
+        data.to_zarr(path, mode="w-", zarr_format=3, consolidated=False)
 
 
-def _netcdf(selection: Catalogue, path: Path, split: str, layer: str, variable: str) -> None:
+def _netcdf(
+    selection: Catalogue, path: Path, split: str, layer: str, variable: str, told: Progress
+) -> None:
     import h5netcdf  # noqa: F401 - whose absence is to be named
 
-    _tree(selection, split, layer).to_netcdf(path, engine="h5netcdf")
+    with _followed(told):
+        _tree(selection, split, layer).to_netcdf(path, engine="h5netcdf")
 
 
-def _npy(selection: Catalogue, path: Path, split: str, layer: str, variable: str) -> None:
+def _npy(
+    selection: Catalogue, path: Path, split: str, layer: str, variable: str, told: Progress
+) -> None:
     run = _only(selection, ".npy")
     if variable in (schema.LABEL, schema.SAMPLE):
         labels = run.labels(split)
@@ -200,11 +261,13 @@ def _npy(selection: Catalogue, path: Path, split: str, layer: str, variable: str
         header = {"descr": "<f4", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
         for slot in run.slots:
-            for _, block in _blocks(run, split, layer, int(slot)):
+            for _, block in _blocks(run, split, layer, int(slot), told):
                 file.write(np.ascontiguousarray(block, "<f4").data)
 
 
-def _parquet(selection: Catalogue, path: Path, split: str, layer: str, variable: str) -> None:
+def _parquet(
+    selection: Catalogue, path: Path, split: str, layer: str, variable: str, told: Progress
+) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -228,18 +291,23 @@ def _parquet(selection: Catalogue, path: Path, split: str, layer: str, variable:
     )
     sample = label[schema.SAMPLE].to_numpy()
     with pq.ParquetWriter(path, schema_) as writer:
-        for start, block in _blocks(run, split, layer, int(run.slots[0])):
+        for start, block in _blocks(run, split, layer, int(run.slots[0]), told):
             rows = slice(start, start + len(block))
             columns = [sample[rows], label.to_numpy()[rows], *np.ascontiguousarray(block.T)]
             writer.write_table(pa.table([pa.array(c) for c in columns], schema=schema_))
 
 
-def _blocks(run: Run, split: str, layer: str, slot: int) -> Iterator[tuple[int, Array]]:
+def _blocks(
+    run: Run, split: str, layer: str, slot: int, told: Progress
+) -> Iterator[tuple[int, Array]]:
     """Yield blocks of samples of one epoch, each with the place of its first sample."""
     array = Committed(run.array(f"{split}/{layer}/{schema.ACTIVATIONS}"), run.path)
     rows = run.in_blocks(BLOCK_BYTES).block_rows(split, layer)
-    for start in range(0, array.shape[1], rows):
+    samples = array.shape[1]
+    before = int(np.searchsorted(run.slots, slot)) * samples
+    for start in range(0, samples, rows):
         yield start, array[slot, start : start + rows]
+        told(before + min(start + rows, samples), len(run.slots) * samples)
 
 
 def _only(selection: Catalogue, suffix: str) -> Run:
@@ -251,7 +319,7 @@ def _only(selection: Catalogue, suffix: str) -> Run:
     return selection.only()
 
 
-_Writer: TypeAlias = Callable[[Catalogue, Path, str, str, str], None]
+_Writer: TypeAlias = Callable[[Catalogue, Path, str, str, str, Progress], None]
 _WRITERS: dict[str, _Writer] = {
     ".zarr": _zarr,
     ".nc": _netcdf,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from zarr.abc.store import Store
@@ -92,6 +93,14 @@ class Files(Store):
     @abstractmethod
     def partials(self, folder: str) -> list[str]:
         """Return the keys of what killed writers left half written below a folder."""
+
+    def fetch(self, key: str, path: Path) -> None:
+        """Copy a file to this machine."""
+        path.write_bytes(self.read(key))
+
+    def send(self, key: str, path: Path) -> None:
+        """Replace a file whole by one of this machine."""
+        self.put(key, [path.read_bytes()])
 
     def remember(self, folder: str) -> None:
         """Read all metadata below a folder at once, for a check that asks for them repeatedly."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -23,6 +23,7 @@ from actstore.storage.writer import RunWriter
 
 Array: TypeAlias = npt.NDArray[Any]
 Layers: TypeAlias = Mapping[str, Mapping[str, Sequence[Array]]]
+Progress: TypeAlias = Callable[[int, int], None]
 Readout: TypeAlias = tuple[Sequence[Array], Sequence[Array]]
 
 BLOCK_BYTES = 2**26
@@ -41,6 +42,7 @@ def import_run(
     run: str | None = None,
     slots: int | None = None,
     overwrite: bool = False,
+    progress: Progress | None = None,
     **attributes: Any,
 ) -> str:
     """Write arrays into a store as the epochs of a run, and return the run's name.
@@ -70,6 +72,8 @@ def import_run(
         imported later, and the run is complete when its last one is.
     overwrite : bool
         Whether a run of this name may be replaced.
+    progress : callable, optional
+        Called with how many bytes were checked or written so far, and how many there are to do.
     **attributes
         ``hyper_parameters``, ``model``, ``dataset`` and ``provenance`` of
         :func:`actstore.schema.run_attributes`.
@@ -86,10 +90,11 @@ def import_run(
         If the disk refuses.
     """
     _check_counts(activations, readout, epochs)
+    told = _counter(activations, progress)
     for split, layers in activations.items():
         for layer, several in layers.items():
             for epoch, x in zip(epochs, several, strict=True):
-                _check(x, f"layer {layer!r} of split {split!r} at epoch {epoch}")
+                _check(x, f"layer {layer!r} of split {split!r} at epoch {epoch}", told)
     width = _width(activations, readout, width)
     name = run or schema.run_name(width, seed, attributes.get("hyper_parameters") or {})
     known = {
@@ -114,7 +119,7 @@ def import_run(
                 _widths(activations, place),
                 labels=known,
                 readout=_at(readout, place),
-                blocks=_blocks(store, name, activations, place),
+                blocks=_blocks(store, name, activations, place, told),
             )
         writer.close(complete=writer.full)
     except BaseException:
@@ -170,7 +175,22 @@ def _check_counts(activations: Layers, readout: Readout | None, epochs: Sequence
         )
 
 
-def _check(x: Array, what: str) -> None:
+def _counter(activations: Layers, progress: Progress | None) -> Callable[[int], None]:
+    """Return what sums up the bytes, as float32, of samples that are checked and written."""
+    arrays = [x for layers in activations.values() for several in layers.values() for x in several]
+    total = 2 * sum(4 * x.size for x in arrays)
+    done = 0
+
+    def told(count: int) -> None:
+        nonlocal done
+        done = min(total, done + count)  # chunks at the end of an axis are filled up
+        if progress is not None:
+            progress(done, total)
+
+    return told
+
+
+def _check(x: Array, what: str, told: Callable[[int], None]) -> None:
     """Raise unless ``x`` can be stored, reading it in blocks."""
     if x.ndim != 2 or x.dtype.kind not in "fiu":
         raise InvalidDataError(
@@ -185,6 +205,7 @@ def _check(x: Array, what: str) -> None:
     for block in _rows(x):
         with np.errstate(over="ignore"):  # beyond float32 becomes infinite, and is refused
             check_finite(np.asarray(block, "float32"), what)
+        told(4 * block.size)
 
 
 def _rows(x: Array) -> Iterator[Array]:
@@ -239,7 +260,9 @@ def _unknown(layers: Mapping[str, Sequence[Array]]) -> Array:
     return np.full(len(next(iter(layers.values()))[0]), UNKNOWN_LABEL)
 
 
-def _blocks(store: StorePath, run: str, activations: Layers, place: int) -> Blocks:
+def _blocks(
+    store: StorePath, run: str, activations: Layers, place: int, told: Callable[[int], None]
+) -> Blocks:
     """Let the writer take the samples from where they are, chunk by chunk."""
 
     def write(slot: int) -> None:
@@ -247,7 +270,7 @@ def _blocks(store: StorePath, run: str, activations: Layers, place: int) -> Bloc
             for layer, several in layers.items():
                 path = f"{run}/{split}/{layer}/{schema.ACTIVATIONS}"
                 array = zarr.open_array(files_at(store), path=path, mode="r+")
-                write_epoch(array, slot, several[place])
+                write_epoch(array, slot, several[place], told=told)
 
     sparse = {
         (split, layer): _is_sparse(several[place])

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, TypeAlias
 
 import zarr
@@ -35,6 +35,9 @@ from actstore.storage.seal import DOCUMENT, sealed
 #: what to do about a run that both stores hold, if they differ
 Existing: TypeAlias = Literal["error", "skip", "overwrite"]
 
+#: outcomes of runs whose files are copied
+_COPIED = ("copied", "replaced")
+
 #: attributes that a run gets with its first epoch; without them it has only begun
 _CONTENTS = ("splits", "outputs", "metrics")
 
@@ -58,7 +61,11 @@ class Merged:
 
 
 def merge(
-    store: StorePath, others: Sequence[StorePath], *, existing: Existing = "error"
+    store: StorePath,
+    others: Sequence[StorePath],
+    *,
+    existing: Existing = "error",
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[Merged]:
     """Copy all runs of other stores into ``store``, which is made if there is none.
 
@@ -71,6 +78,8 @@ def merge(
     others : sequence of str or path
     existing : {"error", "skip", "overwrite"}
         What to do about a run of the same name that differs.
+    progress : callable, optional
+        Called with how many bytes were copied so far, and how many there are to copy.
 
     Raises
     ------
@@ -95,10 +104,11 @@ def merge(
         _check_source(run)
     planned = list(_plan(where, runs, existing))
     root = open_or_create_root(store)
+    told = _counter([run for run, outcome in planned if outcome in _COPIED], progress)
     for run, outcome in planned:
-        if outcome in ("copied", "replaced"):
+        if outcome in _COPIED:
             try:
-                _copy(run, root, where, replace=outcome == "replaced")
+                _copy(run, root, where, told, replace=outcome == "replaced")
             except ActstoreError:  # some are an OSError too
                 raise
             except OSError as error:
@@ -107,6 +117,27 @@ def merge(
                     f"({error.strerror or error}); mend the disk and merge again"
                 ) from error
     return [Merged(run.path, run.name, outcome) for run, outcome in planned]
+
+
+def _counter(
+    runs: Sequence[Run], progress: Callable[[int, int], None] | None
+) -> Callable[[int], None]:
+    """Return what sums up the bytes that are copied."""
+    if progress is None:
+        return lambda count: None
+    done, total = 0, 0
+    for run in runs:
+        sizes = files_at(run.path, read_only=True).sizes(run.name)
+        # its marker and its own metadata are written, not copied
+        own = (f"{run.name}/{DOCUMENT}", f"{run.name}/{schema.EPOCH}/")
+        total += sum(n for key, n in sizes.items() if not key.startswith(own))
+
+    def told(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(min(done, total), total)
+
+    return told
 
 
 def _check_source(run: Run) -> None:
@@ -166,7 +197,9 @@ def _progress(run: Run) -> tuple[int, bool]:
     return len(run.committed), run.complete
 
 
-def _copy(run: Run, root: zarr.Group, store: str, *, replace: bool) -> None:
+def _copy(
+    run: Run, root: zarr.Group, store: str, told: Callable[[int], None], *, replace: bool
+) -> None:
     """Copy a run as a writer would write it: begun, its arrays, its contents, its marker."""
     source, target = files_at(run.path, read_only=True), files_of_group(root)
     held = is_run(member(root, run.name, store))
@@ -198,7 +231,7 @@ def _copy(run: Run, root: zarr.Group, store: str, *, replace: bool) -> None:
         layout.make_marker(group, slots=int(run.array(schema.EPOCH).shape[0]))
         for folder, is_folder in source.children(run.name):
             if is_folder and folder != schema.EPOCH:
-                _copy_tree(source, target, f"{run.name}/{folder}")
+                _copy_tree(source, target, f"{run.name}/{folder}", told)
         unfinished = {**attributes, "complete": False}
         target.put(name, [sealed(json.dumps({**document, "attributes": unfinished}).encode())])
         _copy_file(source, target, f"{marker}/c/0")
@@ -211,10 +244,11 @@ def _copy(run: Run, root: zarr.Group, store: str, *, replace: bool) -> None:
         lock.release()
 
 
-def _copy_tree(source: Files, target: Files, folder: str) -> None:
-    for key in sorted(source.sizes(folder)):
+def _copy_tree(source: Files, target: Files, folder: str, told: Callable[[int], None]) -> None:
+    for key, size in sorted(source.sizes(folder).items()):
         if not key.endswith(PARTIAL):
             _copy_file(source, target, key)
+            told(size)
 
 
 def _copy_file(source: Files, target: Files, key: str) -> None:

@@ -16,6 +16,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from zarr.abc.store import ByteRequest
@@ -196,6 +197,17 @@ class RemoteFiles(ObjectStore[Any], Files):
             # What was uploaded in parts appears when the last one is there, or never.
             obstore.put(self.store, key, data.getbuffer(), chunk_size=PART_BYTES)
         self._note(key, data.getvalue)
+
+    def fetch(self, key: str, path: Path) -> None:
+        """Copy an object to this machine, piece by piece."""
+        with self._reading(), path.open("wb") as file:
+            for piece in obstore.get(self.store, key):
+                file.write(piece)
+
+    def send(self, key: str, path: Path) -> None:
+        """Replace an object whole by a file of this machine, piece by piece."""
+        with self._writing():
+            obstore.put(self.store, key, path, chunk_size=PART_BYTES)
 
     def create(self, key: str, data: bytes) -> None:
         """Write an object whole, or raise FileExistsError if there is one already."""

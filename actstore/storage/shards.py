@@ -40,7 +40,12 @@ class Blocks:
 
 
 def write_epoch(
-    array: zarr.Array[Any], slot: int, x: npt.NDArray[np.float32], *, first: int = 0
+    array: zarr.Array[Any],
+    slot: int,
+    x: npt.NDArray[np.float32],
+    *,
+    first: int = 0,
+    told: Callable[[int], None] = lambda count: None,
 ) -> None:
     """Write samples of one epoch, whole shards of them, rounded if the array says so.
 
@@ -54,21 +59,26 @@ def write_epoch(
         ``(sample, neuron)`` float32.
     first : int
         Sample that ``x`` begins with: the beginning of a shard.
+    told : callable, optional
+        Takes how many bytes of ``x`` were written since the last call.
     """
     _, rows, width = array.shards or array.chunks
     codec = ChunkCodec.of(array)
     whole = first % rows == 0 and (len(x) % rows == 0 or first + len(x) == array.shape[1])
     if codec is None or not whole or not isinstance(array.store, Files):
         array[slot, first : first + len(x)] = _rounded(x, array)
+        told(x.nbytes)
         return
     for start in range(0, len(x), rows):
         for neuron in range(0, x.shape[1], width):
             key = array.metadata.encode_chunk_key((slot, (first + start) // rows, neuron // width))
             block = x[start : start + rows, neuron : neuron + width]
-            array.store.put(f"{array.path}/{key}", _shard(block, array, codec))
+            array.store.put(f"{array.path}/{key}", _shard(block, array, codec, told))
 
 
-def _shard(block: Array, array: zarr.Array[Any], codec: ChunkCodec) -> Iterator[Any]:
+def _shard(
+    block: Array, array: zarr.Array[Any], codec: ChunkCodec, told: Callable[[int], None]
+) -> Iterator[Any]:
     """Yield the parts of one object: its chunks, and their index if they are in a shard."""
     places = []
     offset = 0
@@ -79,6 +89,7 @@ def _shard(block: Array, array: zarr.Array[Any], codec: ChunkCodec) -> Iterator[
         size = memoryview(data).nbytes + len(check)
         places.append((offset, size))
         offset += size
+        told(chunk.nbytes)
     if array.shards is not None:
         index = np.asarray(places, "<u8").tobytes()
         yield index
