@@ -4,6 +4,7 @@ import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -237,3 +238,18 @@ def test_ctrl_c_leaves_the_store_whole_says_what_it_holds_and_exits_130(here):
     assert "interrupted: 'd.zarr' holds 0 of 1 runs complete and up to epoch" in text
     assert f"epoch {last} of 'width=8,weight_decay=0.005,seed=0'" in text
     assert "--resume goes on" in text
+
+
+@pytest.mark.parametrize("command", [["record", "x.zarr", "--recipe", "digits"], ["demo"]])
+def test_without_torch_training_says_what_to_install(command: list[str], tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        f"sys.argv = ['actstore', *{command}]\n"
+        "from actstore.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                          cwd=tmp_path, check=False)  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.endswith("not installed; pip install 'actstore[train]'\n")
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,7 @@
 
 import html as escaping
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -447,3 +448,17 @@ def test_a_store_without_an_epoch_says_so(tmp_path: Path) -> None:
     record(tmp_path / "begun.zarr", epochs=(), slots=2, complete=False)
     with pytest.raises(ActstoreError, match="nothing to report on: no epoch is committed yet"):
         report.html(actstore.open(tmp_path / "begun.zarr"))
+
+
+def test_a_folder_is_refused_before_anything_is_computed(
+    store: actstore.Store, tmp_path: Path, cli: Callable[..., Answer], monkeypatch: Any
+) -> None:
+    (tmp_path / "there.html").mkdir()
+    monkeypatch.setattr("actstore.report.page.html", lambda *_, **__: pytest.fail("computed"))
+    answer = cli("report", store.path, "-o", tmp_path / "there.html")
+    assert answer.code == 1
+    assert "is a folder; give another name" in answer.err
+    monkeypatch.setattr("os.access", lambda _, mode: mode != os.W_OK)
+    answer = cli("report", store.path, "-o", tmp_path / "new.html")
+    assert answer.code == 1
+    assert "where nothing may be written" in answer.err
