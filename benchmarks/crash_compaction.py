@@ -65,7 +65,11 @@ def any_time(
         run(lambda s=store: _record(s, recording), log)  # type: ignore[misc]
         reader = fork(lambda s=store: _read_for_ever(s, recording), log)  # type: ignore[misc]
         held: int | None = None
+        used: list[int] = []
         for keep_bits in BITS:
+            if done >= kills:
+                break
+            used.append(keep_bits)
             while held != keep_bits:
                 job: Callable[[], object] = lambda s=store, k=keep_bits: _compact(s, k)  # type: ignore[misc]  # noqa: E731
                 writer = fork(job, log)
@@ -87,7 +91,7 @@ def any_time(
             os.kill(reader, signal.SIGKILL)
             os.waitpid(reader, 0)
         assert alive, f"the reader failed: {log.read_text()}"
-        run(lambda s=store: _finish(s, recording, by=BITS), log)  # type: ignore[misc]
+        run(lambda s=store, u=used: _finish(s, recording, by=(*u, 4)), log)  # type: ignore[misc]
         shutil.rmtree(store)
 
 
