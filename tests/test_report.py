@@ -2,7 +2,6 @@
 
 import html as escaping
 import json
-import os
 import re
 import shutil
 import subprocess
