@@ -256,3 +256,17 @@ def test_an_answer_is_not_stopped_by_a_cache_that_finds_no_room(tmp_path: Path) 
             found = actstore.open(store).moments(cache=True).compute(scheduler="synchronous")
         assert float(found["count"].min()) == 100
         assert {k: v for k, v in every_byte(store).items() if k in before} == before
+
+
+@pytest.mark.parametrize("suffix", [".nc", ".npy", ".parquet", ".zarr"])
+def test_an_export_that_finds_no_room_says_so_in_a_line_and_leaves_nothing(
+    tmp_path: Path, suffix: str
+) -> None:
+    store = actstore.open(record(tmp_path / "s", **BIG)).sel(epoch=-1)
+    with small_disk(tmp_path / "disk"):
+        filler = fill(tmp_path / "disk")
+        os.truncate(filler, filler.stat().st_size - 50_000)
+        with pytest.raises(StoreWriteError, match=r"\(No space left on device\)") as told:
+            export(store, tmp_path / "disk" / f"x{suffix}")
+        assert "\n" not in str(told.value)
+        assert list((tmp_path / "disk").iterdir()) == [filler]

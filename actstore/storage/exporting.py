@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import re
+import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -130,7 +133,7 @@ def export(
         raise
     except OSError as error:
         raise StoreWriteError(
-            f"{str(path)!r} could not be written ({error.strerror or error}); "
+            f"{str(path)!r} could not be written ({_why(error)}); "
             "nothing of it is left: give another place"
         ) from error
     finally:
@@ -139,6 +142,12 @@ def export(
                 remove_tree(aside)
             aside.unlink(missing_ok=True)
     return path
+
+
+def _why(error: OSError) -> str:
+    """Return why a file could not be written; HDF5 and Arrow say it amid words of their own."""
+    said = re.search(r"error message = '([^']+)'|\[errno \d+\] (.+)", str(error))
+    return (said[1] or said[2]) if said else error.strerror or str(error).partition("\n")[0]
 
 
 def _to_url(
@@ -234,8 +243,12 @@ def _netcdf(
 ) -> None:
     import h5netcdf  # noqa: F401 - whose absence is to be named
 
+    data = _tree(selection, split, layer)
+    # Asked first: an HDF5 file that finds no room cannot be closed, and ends the process.
+    if shutil.disk_usage(path.parent).free < 1.02 * data.nbytes + 2**17 * len(selection):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with _followed(told):
-        _tree(selection, split, layer).to_netcdf(path, engine="h5netcdf")
+        data.to_netcdf(path, engine="h5netcdf")
 
 
 def _npy(
