@@ -2,6 +2,7 @@
 
 import html as escaping
 import json
+import os
 import re
 import shutil
 import subprocess
