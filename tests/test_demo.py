@@ -143,3 +143,11 @@ def test_the_demo_finds_the_clones_that_were_measured(tmp_path: Path) -> None:
         assert 0.9 <= float(with_decay.exponent) <= (1.1 if criterion == "paper" else 1.15)
         without = found.sel(setting="weight_decay=0.0", width=WIDTHS[:-1])
         assert not without.has_clones.any()
+    # of the clones that could be, greedy selection certifies most and a random partition half
+    one = actstore.open(tmp_path / "digits.zarr").sel(width=256, weight_decay=0.005, epoch=-1)
+    greedy, random = (
+        one.clones(threshold=0.98, strategy=strategy).compute() for strategy in ("greedy", "random")
+    )
+    bound = greedy.component_bound.item()
+    assert greedy.certified_clones.item() >= 0.85 * bound
+    assert 0.3 * bound <= random.certified_clones.item() <= 0.6 * bound
