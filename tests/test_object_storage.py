@@ -595,7 +595,7 @@ def test_a_mistaken_url_is_told_in_one_sentence(
         "s3://no-such-bucket/x": "there is no bucket 'no-such-bucket'",
         f"s3://{BUCKET}/nothing/here": "no store at",
         url: "a folder without a Zarr group",
-        "s4://bucket/x": "cannot be opened",
+        "s4://bucket/x": "begins with nothing that is known; give a folder, or s3://",
         "s3://": "cannot be opened",
         f"s3:/{BUCKET}/x": "write two slashes",
         "file:///no/such/folder": "no store at",
