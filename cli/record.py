@@ -290,17 +290,19 @@ def interrupted(store: str, plans: Sequence[RunPlan]) -> str:
 
 
 def command_line(argv: Sequence[str]) -> str:
-    """Return a command line for the provenance: absolute paths lose their folders.
+    """Return a command line for the provenance: absolute paths and URLs lose their folders.
 
     Examples
     --------
     >>> command_line(["/home/ada/.venv/bin/actstore", "record", "/data/ada/runs.zarr"])
     'actstore record runs.zarr'
+    >>> command_line(["actstore", "record", "sftp://ada:secret@host/runs.zarr"])
+    'actstore record runs.zarr'
     """
     words = []
     for word in argv:
         option, equals, value = word.rpartition("=")
-        if os.path.isabs(value):
+        if os.path.isabs(value) or "://" in value:
             value = os.path.basename(value.rstrip("/\\"))
         words.append(f"{option}{equals}{value}")
     return shlex.join(words)

@@ -23,7 +23,7 @@ from actstore.errors import (
 from actstore.storage.catalogue import Catalogue
 from actstore.training import RECIPES, Settings, Silent, plan_sweep, record_sweep
 from actstore.training import datasets as built_in_data
-from actstore.training.folders import read_idx
+from actstore.training.folders import from_torchvision, read_idx
 from actstore.training.loop import Training
 from actstore.training.progress import RecordedEpoch
 from actstore.training.settings import learning_rate
@@ -404,6 +404,18 @@ def test_without_a_folder_fashion_mnist_is_looked_for_where_debian_puts_it(tmp_p
     (tmp_path / "share" / "t10k-labels-idx1-ubyte.gz").write_bytes(b"not gzip")
     with pytest.raises(StoreCorruptError, match="cannot be read as an idx file"):
         built_in_data.fashion_mnist_pixels()
+
+
+def test_a_download_that_failed_leaves_no_empty_folders(tmp_path):
+    def fails(root, train, download):
+        (root / "MNIST" / "raw").mkdir(parents=True, exist_ok=True)
+        raise RuntimeError("no network")
+
+    for existed in (False, True):
+        with pytest.raises(DatasetNotFoundError, match="no network"):
+            from_torchvision("MNIST", fails, tmp_path / "data", download=True)
+        assert (tmp_path / "data").exists() == existed
+        (tmp_path / "data").mkdir(exist_ok=True)
 
 
 def test_without_torchvision_the_recipes_that_need_it_say_so(monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -51,10 +52,13 @@ def from_torchvision(
     DatasetNotFoundError
         If the files are not there and ``download`` is not set, or cannot be had.
     """
+    is_new = not folder.exists()
     try:
         train, test = (make(root=folder, train=train, download=download) for train in (True, False))
     except (RuntimeError, OSError) as error:
         if download:
+            if is_new:
+                _remove_empty(folder)
             raise DatasetNotFoundError(
                 f"{name} could not be downloaded into {str(folder)!r} ({error}); get its files on "
                 "a machine with a network and give their folder (--data-dir)"
@@ -65,6 +69,13 @@ def from_torchvision(
             f"give its folder (--data-dir), or download it (--download){remedy}",
         ) from error
     return train, test
+
+
+def _remove_empty(folder: Path) -> None:
+    """Remove the folders that a download began with, as far as nothing came into them."""
+    for path in (*sorted(folder.rglob("*"), reverse=True), folder):
+        with contextlib.suppress(OSError):
+            path.rmdir()
 
 
 def read_idx(path: Path) -> Tensor:
