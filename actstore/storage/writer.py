@@ -96,10 +96,14 @@ class RunWriter:
         StoreWriteError
             If the disk refuses.
         """
-        claimed = begin(
-            store, name, slots=slots, attributes=attributes, overwrite=overwrite, durable=durable
-        )
-        return cls._of(store, *claimed)
+        # Without a name for the lock: zarr's error for a missing group keeps this frame alive.
+        return cls._of(
+            store,
+            *begin(
+                store, name, slots=slots, attributes=attributes, overwrite=overwrite,
+                durable=durable,
+            ),
+        )  # fmt: skip
 
     @classmethod
     def append(cls, store: StorePath, name: str, *, durable: bool = False) -> Self:
