@@ -60,7 +60,7 @@ def once(calls: Sequence[Callable[[], Any]]) -> Times:
     return Times(statistics.median(walls), statistics.median(cpus))
 
 
-def command(arguments: Sequence[str], repeats: int = 3, **environment: str) -> Times:
+def command(arguments: Sequence[str], repeats: int = 7, **environment: str) -> Times:
     """Return the median time of a command, from its start to its end."""
     walls, cpus = [], []
     for _ in range(repeats):
@@ -80,12 +80,11 @@ def actstore(*arguments: str) -> list[str]:
     return [sys.executable, "-c", "from actstore.cli import main; main()", *arguments]
 
 
-def dsyrk_rate(width: int, rows: int = 1024, repeats: int = 5) -> float:
+def dsyrk_rate(width: int, rows: int = 1024) -> float:
     """Return floating-point operations a second of ``Xᵀ X`` on one thread, half a matrix of it."""
     x = np.asfortranarray(np.random.default_rng(0).normal(size=(width, rows)))
     c = np.zeros((width, width), order="F")
-    multiply = lambda: blas.dsyrk(1.0, x, beta=1.0, c=c, overwrite_c=1)  # noqa: E731
-    times = timed(lambda: [multiply() for _ in range(8)], repeats)
+    times = timed(lambda: [blas.dsyrk(1.0, x, beta=1.0, c=c, overwrite_c=1) for _ in range(8)], 5)
     return 8 * rows * width**2 / times.cpu
 
 
@@ -102,13 +101,14 @@ def seconds(times: Times) -> str:
     return f"{times.wall:.3g} s ({times.cpu:.3g} CPU)"
 
 
-def compare(job: str, ours: Times, reference: Times, at_least: float, note: str = "") -> Row:
-    """Return the row of a job that is to be so many times faster than its reference."""
+def compare(
+    job: str, ours: Times, reference: Times, at_least: float | None = None, note: str = ""
+) -> Row:
+    """Return the row of a job that is to be so many times faster than its reference, by clock."""
     ratio, cpu = reference.wall / ours.wall, reference.cpu / ours.cpu
-    return Row(
-        job, seconds(ours), seconds(reference) + note, ratio, cpu, f">= {at_least:g} x",
-        max(ratio, cpu) >= at_least,
-    )  # fmt: skip
+    aim = "" if at_least is None else f">= {at_least:g} x"
+    met = at_least is None or ratio >= at_least
+    return Row(job, seconds(ours), seconds(reference) + note, ratio, cpu, aim, met)
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -26,6 +26,9 @@ from actstore.storage.run import Run, dask_token
 Data: TypeAlias = Catalogue | xr.Dataset
 Array: TypeAlias = npt.NDArray[Any]
 
+#: samples of an array in memory are multiplied in blocks of about this many bytes of float32
+_ARRAY_BYTES = 2**25
+
 _MOMENTS = {
     schema.COUNT: Output((), *schema.LABELS[schema.COUNT], dtype="int64"),
     schema.MEAN: Output((schema.NEURON,), *schema.LABELS[schema.MEAN]),
@@ -223,7 +226,8 @@ def _from_dataset(data: xr.Dataset) -> Source:
     x = x.transpose(schema.EPOCH, schema.SAMPLE, schema.NEURON)
     _check_samples(x.sizes[schema.SAMPLE], "the dataset")
     width = x.sizes[schema.NEURON]
-    chunked = x.chunk({schema.EPOCH: 1, schema.NEURON: -1})
+    blocks = {} if x.chunks else {schema.SAMPLE: _even_rows(x.sizes[schema.SAMPLE], width)}
+    chunked = x.chunk({schema.EPOCH: 1, schema.NEURON: -1, **blocks})
     known = {k: v for k, v in data.attrs.items() if k not in ("run", "split", "layer")}
     scalars = {k: v for k, v in known.items() if isinstance(v, int | float | bool) or k == "model"}
     return Source(
@@ -236,6 +240,12 @@ def _from_dataset(data: xr.Dataset) -> Source:
         samples=x.sizes[schema.SAMPLE],
         chunk_bytes=max(chunked.chunksizes[schema.SAMPLE]) * width * x.dtype.itemsize,
     )
+
+
+def _even_rows(samples: int, width: int) -> int:
+    """Return the rows of equal blocks of an array in memory: several cores then share its work."""
+    blocks = max(1, -(-4 * samples * width // _ARRAY_BYTES))
+    return -(-samples // blocks)
 
 
 def _dataset_moments(x: xr.DataArray, split: str = "", *, cache: bool | None = None) -> xr.Dataset:
