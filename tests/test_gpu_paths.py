@@ -182,7 +182,7 @@ def test_moments_are_summed_in_the_stream_that_computed_the_batches(
     with torch.cuda.stream(Queue(OnDevice.device)):  # type: ignore[arg-type]
         training: Any = streams[OnDevice.device]
         total.add(torch.randn(30, 3).as_subclass(OnDevice))
-    monkeypatch.setattr(total, "_sum", lambda: used.append(streams[OnDevice.device]))
+    monkeypatch.setattr(total, "settle", lambda: used.append(streams[OnDevice.device]))
     with contextlib.suppress(Exception):  # nothing was summed
         total.moments()
     assert used == [training]

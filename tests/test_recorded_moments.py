@@ -1,3 +1,5 @@
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -67,6 +69,21 @@ def test_the_running_sum_is_that_of_all_batches_at_once(dtype, gathered, monkeyp
     np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-12)
     np.testing.assert_allclose(found.comoment, expected.comoment, rtol=1e-7, atol=1e-9)
     np.testing.assert_array_equal(found.comoment, found.comoment.T)
+
+
+def test_only_the_thread_that_trains_computes_with_pytorch(tmp_path, model, loader, monkeypatch):
+    """A second thread's crew would hold up every parallel step of the training."""
+    threads = []
+    settle = MomentSum.settle
+
+    def noted(self):
+        if self._gathered:
+            threads.append(threading.current_thread())
+        settle(self)
+
+    monkeypatch.setattr(MomentSum, "settle", noted)
+    record(tmp_path / "r.zarr", model, loader, moments=True)
+    assert set(threads) == {threading.current_thread()}
 
 
 def test_moments_of_a_diverged_layer_are_refused():

@@ -67,6 +67,13 @@ class Recorded:
     metrics: dict[str, float]
     readout: tuple[Array, Array] | None
 
+    def __post_init__(self) -> None:
+        """Finish what is computed of the batches here, in the thread that trains."""
+        for layers in self.layers.values():
+            for kept in layers.values():
+                if kept.moments is not None:
+                    kept.moments.settle()
+
     def arrays(self) -> dict[str, dict[str, Array]]:
         """Return the rows that are kept; waits for the device."""
         return {

@@ -57,9 +57,16 @@ class MomentSum:
             self._comoment = x.new_zeros(x.shape[1], x.shape[1])
         self._gathered.append(x)
         if sum(map(len, self._gathered)) >= GATHERED:
-            self._sum()
+            self.settle()
 
-    def _sum(self) -> None:
+    def settle(self) -> None:
+        """Sum what was gathered; nothing waits for the device.
+
+        For the thread that trains: PyTorch gives each thread that computes a crew of its own, and
+        with two crews on the cores each parallel step of the training took 1.7 times as long.
+        """
+        if not self._gathered:
+            return
         x = torch.cat(self._gathered)
         self._gathered.clear()
         if not len(x):  # a process whose last samples are padding
@@ -83,8 +90,7 @@ class MomentSum:
         """
         # The writer's thread has another stream, which would not wait for the batches of this one.
         with torch.cuda.stream(self._stream):
-            if self._gathered:
-                self._sum()
+            self.settle()
             mean, comoment = self._mean.cpu().numpy(), self._comoment.cpu().numpy()
         if not self._mean.numel():
             raise InvalidDataError("no batch has passed; moments of nothing were asked for")
