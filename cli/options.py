@@ -65,6 +65,17 @@ def flat(values: tuple[list[int], ...]) -> list[int] | None:
     return [number for part in values for number in part] or None
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number of things in words.
+
+    Examples
+    --------
+    >>> counted(1, "run"), counted(2, "run")
+    ('1 run', '2 runs')
+    """
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def chosen_by(
     width: tuple[list[int], ...], seed: tuple[list[int], ...], where: tuple[tuple[str, Any], ...]
 ) -> dict[str, list[Any]]:

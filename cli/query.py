@@ -17,6 +17,7 @@ from .options import (
     check_workers,
     chosen_by,
     compute_options,
+    counted,
     epochs,
     output_options,
     parse_value,
@@ -216,7 +217,8 @@ def _growth(one: Any) -> str:
     low, high = float(one["window_low"]), float(one["window_high"])
     slope = one["exponent"]
     if not bool(slope.notnull()):
-        return f"clones at {int(one['has_clones'].sum())} widths, too few for an exponent"
+        widths = counted(int(one["has_clones"].sum()), "width")
+        return f"clones at {widths}, too few for an exponent"
     text = (
         f"n_clones ~ width^{float(slope):.2f} "
         f"({float(one['exponent_low']):.2f}…{float(one['exponent_high']):.2f}) "

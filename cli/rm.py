@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from .options import chosen_by, epochs, run_options
+from .options import chosen_by, counted, epochs, run_options
 
 
 @click.command("rm", context_settings={"help_option_names": ["-h", "--help"]})
@@ -55,7 +55,8 @@ def command(
     for one in planned:
         click.echo(f"{one} ({size(one.bytes)})")
     total = size(sum(one.bytes for one in planned))
-    what = f"{len(planned)} runs" if whole else f"epochs of {len(planned)} runs"
+    what = counted(len(planned), "run")
+    what = what if whole else f"epochs of {what}"
     if dry_run:
         click.echo(f"{store}: {what}, {total}, would be removed", err=True)
         return

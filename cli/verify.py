@@ -6,6 +6,7 @@ import json
 
 import click
 
+from .options import counted
 from .waiting import waiting
 
 
@@ -72,7 +73,7 @@ def command(
     damaged = sum(one.kind == "damage" for one in found)
     mendable = sum(bool(one.action) for one in found)
     click.echo(
-        f"{store}: {len(found)} findings, {damaged} of them damage to committed data"
+        f"{store}: {counted(len(found), 'finding')}, {damaged} of them damage to committed data"
         + (f"; --repair mends {mendable}" if mendable else "")
         if found
         else f"{store}: nothing found" + ("" if deep else "; --deep reads every value too"),
