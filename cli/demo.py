@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +39,24 @@ def command(folder: str, quiet: bool) -> None:
     store, figure = where / "digits.zarr", where / "digits.png"
     names = _recorded(str(store), quiet)
     _answer(str(store), names, str(figure))
+    named = shlex.quote(str(store))
     click.echo(
         f"""
-next:
-  actstore query clones {store} --width 256 --threshold {THRESHOLD} --strategy greedy
-  actstore query noise {store} --width 256
-  actstore runs {store}
-  python -c "import actstore; print(actstore.open('{store}'))\"""",
+next:{activation()}
+  actstore query clones {named} --width 256 --threshold {THRESHOLD} --strategy greedy
+  actstore query noise {named} --width 256
+  actstore runs {named}
+  actstore report {named} -o report.html""",
         err=True,
     )
+
+
+def activation() -> str:
+    """Return the line that makes the command known to a shell that does not know it."""
+    script = Path(sys.prefix) / "bin" / "activate"
+    if shutil.which("actstore") or not script.exists():
+        return ""
+    return f"\n  source {shlex.quote(os.path.relpath(script))}"
 
 
 def _recorded(store: str, quiet: bool) -> list[str]:

@@ -24,19 +24,3 @@ class Group(click.Group):
             raise click.UsageError(
                 f"{args[0]!r} is no command of {ctx.command_path!r}; {hint}", ctx
             ) from error
-
-
-class OneStore(click.Command):
-    """A command on one store whose error about a second one names the remedy."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Read options and arguments."""
-        try:
-            return super().parse_args(ctx, args)
-        except click.UsageError as error:
-            if "extra argument" not in error.message:
-                raise
-            raise click.UsageError(
-                f"{error.message}; one store is taken, and 'actstore merge' makes one of several",
-                ctx,
-            ) from error

@@ -106,18 +106,24 @@ def run_options(command: F) -> F:
     """Which runs of the store are meant."""
     options = [
         click.option(
-            "--width", type=Numbers(), multiple=True, help="Only runs of this width, or 64,256."
+            "--width",
+            type=Numbers(),
+            multiple=True,
+            help="Only runs of this width; several as 64,256.",
         ),
         click.option(
-            "--seed", type=Numbers(), multiple=True, help="Only runs of this seed, or 0,1,2."
+            "--seed",
+            type=Numbers(),
+            multiple=True,
+            help="Only runs of this seed; several as 0,1,2.",
         ),
         click.option(
             "--where",
             type=Setting(),
             multiple=True,
-            help="Only runs with this setting, such as weight_decay=0.005.",
+            help="Only runs with this setting, such as weight_decay=0.005; repeatable.",
         ),
-        click.option("--run", multiple=True, help="Only the run of this name."),
+        click.option("--run", multiple=True, help="Only the run of this name; repeatable."),
     ]
     return _decorated(command, options)
 
@@ -136,8 +142,8 @@ def selection_options(epoch: str) -> Callable[[F], F]:
     return lambda command: _decorated(command, options)
 
 
-def output_options(command: F) -> F:
-    """Where the answer goes, and in which form."""
+def output_options(*, drawn: bool) -> Callable[[F], F]:
+    """Where the answer goes, and in which form; ``drawn`` if there is a figure of it."""
     options = [
         click.option(
             "--format",
@@ -153,9 +159,11 @@ def output_options(command: F) -> F:
             metavar="FILE",
             help="Save the full arrays (.zarr, .nc) or the rows (.csv, .json).",
         ),
-        click.option("--plot", metavar="FILE", help="Draw the answer (.png, .svg, .pdf)."),
+        click.option(
+            "--plot", metavar="FILE", hidden=not drawn, help="Draw the answer (.png, .svg, .pdf)."
+        ),
     ]
-    return _decorated(command, options)
+    return lambda command: _decorated(command, options)
 
 
 def worker_options(command: F) -> F:
@@ -167,7 +175,8 @@ def worker_options(command: F) -> F:
         click.option(
             "--scheduler",
             metavar="ADDRESS",
-            help="Use a running dask scheduler (tcp://…), or processes, as many as fit.",
+            help="Address of a running dask scheduler (tcp://…), or the word processes: as many "
+            "of this machine as fit.",
         ),
     ]
     return _decorated(command, options)

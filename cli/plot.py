@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from . import output
-from .groups import Group, OneStore
+from .groups import Group
 from .loading import libraries
 from .options import check_workers, compute_options, selection_options
 from .query import HELP, ask, selected
@@ -24,6 +24,7 @@ from .questions import (
     WINDOW,
     Question,
 )
+from .sections import OneStore
 
 #: an answer of moments is a matrix a run: there is no figure of it
 DRAWN = [question for question in QUESTIONS if question.name != "moments"]

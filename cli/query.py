@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from . import output
-from .groups import Group, OneStore
+from .groups import Group
 from .loading import libraries
 from .options import (
     check_workers,
@@ -24,6 +24,7 @@ from .options import (
     selection_options,
 )
 from .questions import LEAD, QUESTIONS, Question
+from .sections import OneStore
 
 #: columns of the law of the error of subsets
 SIZE_LAW = ("split", "gamma…", "error_inf", "window_low", "window_high")
@@ -39,8 +40,8 @@ def build(question: Question) -> click.Command:
         ask(question, store, **options)
 
     run.__doc__ = question.text
-    decorated: Callable[..., Any] = run
-    decorated = output_options(compute_options(cached=question.cached)(decorated))
+    decorated: Callable[..., Any] = compute_options(cached=question.cached)(run)
+    decorated = output_options(drawn=question.name != "moments")(decorated)
     for option in reversed(question.options):
         decorated = option(decorated)
     decorated = selection_options(question.epoch)(decorated)

@@ -24,7 +24,9 @@ ERROR_INF = click.option(
     "width together.  [default: fit]",
 )
 SUBSET_SIZE_ONLY = click.option(
-    "--subset-size", metavar="SIZES", help="Follow subsets of these sizes too: 16, or 8,16,32."
+    "--subset-size",
+    metavar="SIZES",
+    help="Follow subsets of these sizes too: 16; several as 8,16,32.",
 )
 RIDGE = click.option(
     "--ridge", default=1e-8, show_default=True, help="Ridge relative to the mean variance."
@@ -33,7 +35,7 @@ SUBSETS = click.option(
     "--subsets", default=40, show_default=True, help="Random subsets of each size."
 )
 RNG_SEED = click.option(
-    "--rng-seed", default=0, show_default=True, help="Seed of the random subsets."
+    "--rng-seed", default=0, show_default=True, help="Seed of random subsets and partitions."
 )
 THRESHOLD = click.option(
     "--threshold",
@@ -55,7 +57,8 @@ SUBSET_SIZE = click.option(
     "--subset-size",
     default=None,
     metavar="SIZES",
-    help="Neurons in a subset: 16, or 8,16,32, or all.  [default: width, width/2, width/4, …]",
+    help="Neurons in a subset: 16; several as 8,16,32; all is every size.  "
+    "[default: width, width/2, width/4, …]",
 )
 SELECT_SPLIT = click.option(
     "--select-split", help="Choose the clones on this split.  [default: --split]"
@@ -133,11 +136,14 @@ QUESTIONS = [
                 type=click.Choice(["random", "greedy"]),
                 default="random",
                 show_default=True,
-                help="How the neurons are partitioned into clones.",
+                help="Random subsets of the critical size, or clones built neuron by neuron.",
             ),
             click.option("--parts", type=int, help="Cut the layer into this many equal parts."),
             click.option(
-                "--max-clones", default=64, show_default=True, help="Clones listed one by one."
+                "--max-clones",
+                default=64,
+                show_default=True,
+                help="Clones in the saved arrays; more are counted.",
             ),
             SUBSETS,
             SELECT_SPLIT,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import parse_value
+from .sections import Sweep
 
 if TYPE_CHECKING:
     from actstore.training import RunPlan
@@ -53,6 +54,7 @@ def _values(
 
 @click.command(
     "record",
+    cls=Sweep,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.argument("store", type=click.Path())
@@ -89,17 +91,18 @@ def _values(
     multiple=True,
     callback=_values,
     metavar="KEY=VALUE",
-    help="A setting of the training, the model or the data; repeatable. A key given twice is "
-    "trained with both values.",
+    help="A setting of the training, the model or the data; --explain lists them. Repeatable: a "
+    "key given twice is trained with both values.",
 )
 @click.option(
-    "--epochs", type=click.IntRange(min=1), help="Epochs.  [default: the recipe's, or 100]"
+    "--epochs", type=click.IntRange(min=1), help="Epochs to train.  [default: the recipe's, or 100]"
 )
 @click.option(
     "--schedule",
     metavar="RULE",
-    help="Epochs to record: every:N, geometric, paper, 0,1,5, zero_train_error, joined by commas; "
-    "the last always is.  [default: the recipe's, or paper]",
+    help="Epochs to record: every:N, geometric (1, 2, 4, …), paper (1, 2, 5, 10, 20, … 200), "
+    "0,1,5, zero_train_error, joined by commas; the last always is.  "
+    "[default: the recipe's, or paper]",
 )
 @click.option(
     "--until",

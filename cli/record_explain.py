@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def explained(plans: Sequence[RunPlan], *, data_dir: str | None = None) -> str:
-    """Return settings, epochs to record, each run's number of parameters, and bytes to store."""
+    """Return settings, epochs to record, numbers of parameters, keys to set, bytes to store."""
     import torch
 
     lines = []
@@ -25,6 +25,7 @@ def explained(plans: Sequence[RunPlan], *, data_dir: str | None = None) -> str:
                 model = plan.recipe.model(plan.width, **plan.recipe.model_keywords)
             count = sum(parameter.numel() for parameter in model.parameters())
             lines.append(f"  {plan.name}: {count:,} parameters")
+        lines.append(_filled(f"--set takes {', '.join(plan.recipe.keys())}"))
     return "\n".join([*lines, _filled(f"to store: {_bytes(plans, data_dir)}")])
 
 

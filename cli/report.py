@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .groups import OneStore
 from .loading import libraries
 from .options import check_workers, chosen_by, run_options, worker_options
 from .output import said_once
 from .questions import CRITERION, LAYER, RNG_SEED, SPLIT, SUBSETS
+from .sections import OneStore
 
 if TYPE_CHECKING:
     from actstore.report.answers import Progress

@@ -21,6 +21,7 @@ import pytest
 import xarray as xr
 import zarr
 from actstore.cli.output import table
+from actstore.cli.sections import ASKING, TRAINING, Sectioned
 
 import actstore
 from actstore import queries, schema
@@ -78,6 +79,40 @@ def test_help_fits_eighty_columns(words: tuple[str, ...]) -> None:
         COMMANDS[words], info_name=" ".join(("actstore", *words)), terminal_width=80
     )
     assert max(map(len, COMMANDS[words].get_help(context).splitlines())) <= 80
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_help_names_every_option_once(words: tuple[str, ...]) -> None:
+    context = click.Context(COMMANDS[words], info_name="actstore", terminal_width=80)
+    told = COMMANDS[words].get_help(context).splitlines()
+    starts = [line.split("  ")[1] for line in told if re.match(r"  (-\w, )?--", line)]
+    found = [flag for words_of_it in starts for flag in re.findall(r"--[\w-]+", words_of_it)]
+    shown = [
+        flag
+        for option in COMMANDS[words].get_params(context)
+        if isinstance(option, click.Option) and not option.hidden
+        for flag in [*option.opts, *option.secondary_opts]
+        if flag.startswith("--")
+    ]
+    assert sorted(found) == sorted(shown)
+
+
+def test_sections_of_the_help_name_no_option_that_is_gone() -> None:
+    for sections in (ASKING, TRAINING):
+        commands = [
+            command
+            for command in COMMANDS.values()
+            if isinstance(command, Sectioned) and command.sections is sections
+        ]
+        known = {
+            flag
+            for command in commands
+            for option in command.get_params(click.Context(command))
+            for flag in option.opts
+        }
+        named = [flag for flags in sections.values() for flag in flags.split()]
+        assert set(named) <= known
+        assert len(set(named)) == len(named)
 
 
 def test_every_example_of_the_help_is_a_call_that_the_command_takes() -> None:

@@ -2,8 +2,10 @@
 
 import inspect
 import re
+import shlex
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import click
 import numpy as np
 import pytest
+from actstore.cli import demo
 
 import actstore
 from actstore import schema
@@ -67,10 +70,26 @@ def test_a_demo_that_is_recorded_already_answers_without_training(recorded: Path
     assert_suggestions_can_be_called(answer.err)
 
 
+def test_a_shell_that_does_not_know_the_command_is_told_how_to_learn_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    script = tmp_path / "my env" / "bin" / "activate"
+    script.parent.mkdir(parents=True)
+    script.touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "my env"))
+    monkeypatch.setenv("PATH", "")
+    assert demo.activation() == "\n  source 'my env/bin/activate'"
+    command = tmp_path / "actstore"
+    command.touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert demo.activation() == ""
+
+
 def assert_suggestions_can_be_called(said: str) -> None:
     """Check that what the demo suggests next are calls that the commands take."""
     suggested = said.partition("next:")[2].splitlines()
-    commands = [line.split()[1:] for line in suggested if line.strip().startswith("actstore ")]
+    commands = [shlex.split(line)[1:] for line in suggested if line.strip().startswith("actstore ")]
     assert len(commands) >= 3
     group: Any = inspect.getmodule(entry_point()).actstore  # type: ignore[union-attr]
     for arguments in commands:

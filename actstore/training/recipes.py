@@ -84,10 +84,8 @@ class Recipe:
                     f"sweep: --{key.replace('_', '-')}"
                 )
             if not any(takes is None or key in takes for takes in (model, data)):
-                listed = known.union(model or (), data or (), self._own_keys())
                 raise InvalidParameterError(
-                    f"nothing in {self.name!r} takes {key!r}; it has "
-                    f"{', '.join(sorted(listed - set(_WHERE)))}"
+                    f"nothing in {self.name!r} takes {key!r}; it has {', '.join(self.keys())}"
                 )
         return dataclasses.replace(
             self,
@@ -141,8 +139,12 @@ class Recipe:
             )
         return self.variants[name]
 
-    def _own_keys(self) -> tuple[str, ...]:
-        return (_VARIANT,) if self.variants else ()
+    def keys(self) -> list[str]:
+        """Return the keys that ``set`` takes, as far as signatures name them."""
+        known = {f.name for f in dataclasses.fields(Settings)}
+        model, data = _keywords(self.model, skip=1), _keywords(self.data)
+        own = (_VARIANT,) if self.variants else ()
+        return sorted(known.union(model or (), data or (), own) - set(_WHERE))
 
 
 def _keywords(function: Callable[..., Any], *, skip: int = 0) -> set[str] | None:
