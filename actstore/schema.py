@@ -48,7 +48,7 @@ LABELS: Final[dict[str, tuple[str, str]]] = {
     "count": ("samples", "1"),
     "mean": ("mean activation", "1"),
     "comoment": ("centred co-moment of the activations", "1"),
-    "width": ("neurons in the recorded layer", "1"),
+    "width": ("neurons in the recorded layer", "neurons"),
     "seed": ("seed of the training", "1"),
     "train_loss": ("training loss", "1"),
     "train_error": ("training error", "1"),

@@ -473,6 +473,29 @@ def test_noise_is_drawn_with_floor_null_and_the_convention_of_the_paper() -> Non
         np.testing.assert_allclose(line_called(ax, label).get_ydata(), held)
 
 
+def dashes(line: Line2D) -> Any:
+    """Return lengths of dashes and gaps; ``get_linestyle`` knows only that there are some."""
+    return line._unscaled_dash_pattern  # type: ignore[attr-defined]
+
+
+def test_every_null_that_was_asked_for_is_drawn_where_widths_are_several(
+    answers: Answers,
+) -> None:
+    chosen = answers.store.sel(width=[32, 64], weight_decay=0.005, seed=0, epoch=-1)
+    result = queries.noise(chosen, subsets=3, factors=[4, 2], repeats=2).compute()
+    ax = plotting.noise(result)
+    for number, asked in enumerate((4, 2)):
+        entry = line_called(ax, f"matched null ({asked}) of the same colour")
+        assert not len(np.ravel(entry.get_xdata()))
+        null = result["null"].isel(factors=number, epoch=0)
+        drawn = [line for line in ax.lines if line.get_label() == "_null"][number::2]
+        assert len(drawn) == 2
+        assert len({str(dashes(line)) for line in ax.lines if line.get_label() == "_null"}) == 2
+        for line, values in zip(drawn, null.transpose("run", "subset_size").values, strict=True):
+            assert dashes(line) == dashes(entry)
+            np.testing.assert_allclose(line.get_ydata(), values[np.isfinite(values)])
+
+
 def test_no_band_of_a_noise_figure_is_cut_off(figures: Figures) -> None:
     for ax in figures["noise"].axes:
         highest = max(
@@ -709,6 +732,72 @@ def test_subsets_of_several_widths_are_not_mixed() -> None:
         plotting.followed(several)
 
 
+def trained(errors: list[list[float]], epochs: tuple[int, ...] = (1, 2, 5)) -> xr.Dataset:
+    """Return what dynamics returns of the train errors of some seeds, at these epochs."""
+    first = [
+        next((e for e, x in zip(epochs, one, strict=True) if x == 0), np.nan) for one in errors
+    ]
+    clones = np.full((len(errors), len(epochs), 1), 3.0)
+    return xr.Dataset(
+        {"width_ratio": (("run", "epoch", "threshold"), clones),
+         "alive": ("run", [8] * len(errors)),
+         "train_error": (("run", "epoch"), errors), "interpolation_epoch": ("run", first)},
+        coords={"run": [f"r{n}" for n in range(len(errors))], "epoch": list(epochs),
+                "threshold": [0.9], "width": ("run", [8] * len(errors)),
+                "seed": ("run", list(range(len(errors))))},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("errors", "marked"),
+    [
+        ([[0.5, 0.0, 0.0], [0.5, 0.1, 0.0]], [5]),  # not 3.5, their mean: that was no epoch
+        ([[0.5, 0.0, 0.0], [0.5, 0.1, 0.1]], []),
+        ([[0.5, 0.0, 0.0]], [2]),
+    ],
+)
+def test_zero_train_error_is_marked_when_every_seed_has_reached_it(
+    errors: list[list[float]], marked: list[int]
+) -> None:
+    ax = plotting.dynamics(trained(errors))
+    marks = [line for line in ax.lines if line.get_marker() == "v" and line.get_label()[0] == "_"]
+    assert [x for line in marks for x in np.ravel(line.get_xdata())] == marked
+    said = [label for label in ax.get_legend_handles_labels()[1] if "zero train error" in label]
+    assert len(said) == len(marked)
+    assert all(("all seeds" in label) is (len(errors) > 1) for label in said)
+
+
+def test_the_errors_of_all_settings_have_one_scale() -> None:
+    """One alone has small errors, which stretch its axis."""
+    several = trained([[0.5, 0.4, 0.3], [0.5, 0.01, 0.001]])
+    whole = plotting.figure("dynamics", several.assign_coords(lr=("run", [0.1, 0.2])))
+    one, other = whole.axes[:2]
+    assert one.get_ylabel() == other.get_ylabel() == "error"
+    assert one.get_yscale() == other.get_yscale() == "symlog"
+    assert one.get_ylim() == other.get_ylim()
+
+
+def test_a_mark_at_zero_error_is_whole() -> None:
+    ax = plotting.figure("dynamics", trained([[0.2, 0.1, 0.0]])).axes[0]
+    assert ax.get_yscale() == "linear"
+    assert ax.get_ylim()[0] < 0
+
+
+def test_a_figure_says_of_which_epoch_and_seeds_it_is(answers: Answers) -> None:
+    def footer(question: str, **chosen: Any) -> str:
+        store = answers.store.sel(weight_decay=0.005, **chosen)
+        whole = plotting.figure(question, getattr(queries, question)(store, subsets=2))
+        return str(whole.get_supxlabel())
+
+    last = max(run.epochs[-1] for run in answers.store.values())
+    seeds = sorted({run.seed for run in answers.store.values()})
+    several = footer("reconstruction", width=[32, 64], epoch=-1)
+    assert f", epoch {last}, {len(seeds)} seeds, 2 random subsets (rng_seed 0)" in several
+    assert f", epoch {last}, {len(seeds)} seeds," in footer("scaling", epoch=-1)
+    assert f", epoch {last}, seed {seeds[-1]}," in footer("clones", seed=seeds[-1], epoch=-1)
+    assert "epoch" not in footer("dynamics", width=32, seed=0)  # there it is the axis
+
+
 def test_early_epochs_are_stretched_only_if_they_were_recorded_more_densely() -> None:
     def axis_of(epochs: list[int]) -> str:
         n = len(epochs)
@@ -740,6 +829,12 @@ def test_who_wins_is_counted_from_the_intervals() -> None:
     assert next(t.get_text() for t in ax.get_yticklabels()) == "2 x 2 against 4"
 
 
+def test_a_setting_has_one_name_in_every_panel(answers: Answers) -> None:
+    titles = {title_of(ax) for ax in plotting.figure("ensemble", answers["ensemble"]).axes}
+    assert {"weight_decay=0", "weight_decay=0.005"} & titles
+    assert not {title for title in titles if title.endswith("=0.0")}
+
+
 def test_bias_and_variance_leave_widths_of_one_seed_out() -> None:
     values = np.array([[0.4, np.nan, 0.2]])
     result = xr.Dataset(
@@ -759,7 +854,7 @@ def test_the_spectrum_is_drawn_as_shares_of_the_variance() -> None:
     values = np.linalg.eigvalsh(np.cov(data.activations.values[0].astype(float).T))[::-1]
     np.testing.assert_allclose(ax.lines[0].get_ydata(), values / values.sum(), rtol=1e-6)
     needed = int(np.searchsorted(np.cumsum(values / values.sum()), 0.9)) + 1
-    assert f"90% of the variance in {needed}" in ax.get_legend_handles_labels()[1][0]
+    assert f"90 % of the variance in {needed} components" in ax.get_legend_handles_labels()[1][0]
 
 
 # the figure of the paper

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 from matplotlib.axes import Axes
 
@@ -17,6 +18,8 @@ from actstore.plotting.scaling import CRITERIA, FEWEST, NONE, none_row
 from actstore.plotting.series import Group, by_width, looks_of
 from actstore.plotting.style import GREY, epoch_axis, error_axis, plain
 
+Array: TypeAlias = npt.NDArray[Any]
+
 THRESHOLD = "threshold"
 ERRORS = {"train_error": "-", "test_error": "--"}
 
@@ -24,8 +27,9 @@ ERRORS = {"train_error": "-", "test_error": "--"}
 def dynamics(result: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     """Draw the number of clones against epoch, one curve a width, for one setting and threshold.
 
-    A triangle above the axes marks the first recorded epoch of zero train error, in the colour
-    of the width. Several seeds are averaged. Epochs without clones are in the row "none".
+    A triangle above the axes marks the first of the epochs shown by which the train error of
+    every seed has been zero, in the colour of the width. Several seeds are averaged. Epochs
+    without clones are in the row "none".
 
     Parameters
     ----------
@@ -75,7 +79,10 @@ def _errors(result: xr.Dataset) -> list[Piece]:
     known = [name for name in ERRORS if name in result]
     if not known:
         return []
-    return [partial(_draw_errors, group=group, known=known) for group in _groups(result, known)]
+    found = _groups(result, known)
+    means = [mean.values for group in found for mean in _means(group, known)]
+    together = np.concatenate([np.ravel(one) for one in means])  # one scale for all settings
+    return [partial(_draw_errors, group=group, known=known, errors=together) for group in found]
 
 
 def _clones(result: xr.Dataset) -> list[Piece]:
@@ -90,7 +97,11 @@ def _clones(result: xr.Dataset) -> list[Piece]:
     ]
 
 
-def _draw_errors(ax: Axes, group: Group, known: list[str]) -> None:
+def _means(group: Group, known: list[str]) -> list[xr.DataArray]:
+    return [one.data[name].mean(schema.RUN) for one in group.series for name in known]
+
+
+def _draw_errors(ax: Axes, group: Group, known: list[str], errors: Array) -> None:
     for one in group.series:
         for name in known:
             mean = one.data[name].mean(schema.RUN)
@@ -102,8 +113,7 @@ def _draw_errors(ax: Axes, group: Group, known: list[str]) -> None:
     for name in known:
         label = name.replace("_", " ")
         ax.plot([], [], color=GREY, ls=ERRORS[name], lw=1.1, label=label)
-    shown = [one.data[name].mean(schema.RUN).values for one in group.series for name in known]
-    error_axis(ax.yaxis, np.concatenate(shown))
+    error_axis(ax.yaxis, errors)
     epoch_axis(ax, [e for one in group.series for e in one.data[schema.EPOCH].values])
     ax.set_ylabel("error")
     entitle(ax, group.title, "error")
@@ -127,13 +137,13 @@ def _draw_clones(ax: Axes, group: Group, said: str, top: float) -> None:
 
 
 def _interpolation(ax: Axes, group: Group) -> None:
-    """Mark the first epoch of zero train error, those of several widths below one another."""
+    """Mark the epoch by which every seed has had no train error, widths below one another."""
     marked: list[float] = []
     for one in group.series:
         if "interpolation_epoch" not in one.data:
             continue
-        first = float(one.data["interpolation_epoch"].mean(schema.RUN))
-        if np.isnan(first):
+        first = float(one.data["interpolation_epoch"].max(schema.RUN, skipna=False))
+        if np.isnan(first):  # of a seed at least: the mean of the others would mark too much
             continue
         height = 0.98 - 0.035 * marked.count(first)
         marked.append(first)
@@ -142,4 +152,8 @@ def _interpolation(ax: Axes, group: Group) -> None:
         if len(group.series) == 1:
             ax.axvline(first, color=GREY, ls=":", lw=1)
     if marked:
-        ax.plot([], [], marker="v", ls="", color=GREY, label="first with zero train error")
+        several = any(one.data.sizes[schema.RUN] > 1 for one in group.series)
+        label = (
+            f"zero train error reached{' by all seeds' if several else ''}\n(of the epochs shown)"
+        )
+        ax.plot([], [], marker="v", ls="", color=GREY, label=label)

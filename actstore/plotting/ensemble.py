@@ -89,13 +89,26 @@ def _settings(result: xr.Dataset) -> dict[str, list[int]]:
     return found
 
 
+def _names(result: xr.Dataset) -> dict[str, str]:
+    """Return what other panels call each setting: ``weight_decay=0`` for ``weight_decay=0.0``."""
+    if "setting" not in result.dims:
+        return {}
+    written = [str(setting) for setting in result["setting"].values]
+    return dict(zip(written, settings.names(result, "setting"), strict=True))
+
+
 def _contests(result: xr.Dataset) -> list[Piece]:
     if "difference" not in result:
         return []
     wanted = result[["difference", "difference_low", "difference_high"]]
     found = settings.whole(wanted, CONTEST, RIVAL, AVERAGE)
+    known = _names(result)
     return [
-        partial(_draw_contests, setting=setting, contests=found.isel({CONTEST: places}))
+        partial(
+            _draw_contests,
+            setting=known.get(setting) or setting,
+            contests=found.isel({CONTEST: places}),
+        )
         for setting, places in _settings(found).items()
     ]
 

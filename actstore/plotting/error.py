@@ -20,7 +20,7 @@ from actstore.plotting.series import (
     opacity,
     size_axis,
 )
-from actstore.plotting.style import GREY, by_category, decades
+from actstore.plotting.style import GREY, by_category, decades, from_zero
 
 SPLIT = "split"
 
@@ -143,7 +143,7 @@ def _draw(ax: Axes, group: Group, top: float) -> None:
     else:
         _whole(ax, group)
     finish(ax, group, _split_of(group), axis=_split_of(group))
-    ax.set_ylim(0, top)
+    from_zero(ax, top)
 
 
 def _whole(ax: Axes, group: Group) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import xarray as xr
 from matplotlib.axes import Axes
@@ -24,8 +25,9 @@ def noise(result: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     A curve is the mean over subsets and seeds, its band holds 90 % of them. The dotted line is
     :math:`\sqrt{2 / (π \, dof)}`, what independent residuals show by sampling alone; the dashed
     line, where the result holds it, is the matched null: what a layer of shared signals and
-    independent noise would give for the same subsets. A single curve has the paper's convention
-    beside it, whose fall to zero at w = W is arithmetic.
+    independent noise would give for the same subsets; where several rules chose its number of
+    shared signals, each has dashes of its own. A single curve has the paper's convention beside
+    it, whose fall to zero at w = W is arithmetic.
 
     Parameters
     ----------
@@ -110,8 +112,8 @@ def _draw(ax: Axes, group: Group, top: float) -> None:
         faint = {"linestyle": "-.", "color": GREY, "marker": "", "lw": 1.1}
         label = "all neurons (paper)"
         curve(ax, group.series[0], "residual_correlation", label=label, band=0, **faint)
-    elif any(NULL in one.data for one in group.series):
-        ax.plot([], [], color=GREY, ls="--", lw=1.1, label="matched null of the same colour")
+    else:
+        _null_entries(ax, group)
     _floor(ax, group)
     finish(ax, group, axis="mean |correlation| of residuals")
     ax.set_ylim(0, top)
@@ -134,10 +136,8 @@ def _draw_eigenvalues(ax: Axes, group: Group, top: float) -> None:
 
 def _null(ax: Axes, one: Series, single: bool) -> None:
     """Draw the null, for a single curve with its interval and for each number of factors."""
-    nulls = one.data if FACTORS in one.data.dims else one.data.expand_dims(FACTORS)
-    for number in range(nulls.sizes[FACTORS] if single else 1):
-        chosen = nulls.isel({FACTORS: number})
-        look = {"ls": "--" if number == 0 else (0, (number + 1, 2)), "marker": "", "lw": 1.1}
+    for number, chosen in enumerate(_by_rule(one)):
+        look = {"ls": _dashes(number), "marker": "", "lw": 1.1}
         if not single:
             curve(ax, one._replace(data=chosen), NULL, label="_null", band=0, **look)
             continue
@@ -147,6 +147,25 @@ def _null(ax: Axes, one: Series, single: bool) -> None:
         ends = chosen[[f"{NULL}_low", f"{NULL}_high"]].mean("run")
         ax.fill_between(ends[SIZE], ends[f"{NULL}_low"], ends[f"{NULL}_high"], alpha=BAND, lw=0,
                         color=look["color"])  # fmt: skip
+
+
+def _null_entries(ax: Axes, group: Group) -> None:
+    """Say in the legend whose null has which dashes: its colour is that of the measurement."""
+    rules = _by_rule(group.series[0]) if NULL in group.series[0].data else []
+    for number, chosen in enumerate(rules):
+        asked = f" ({chosen[FACTORS].item()})" if FACTORS in chosen.coords else ""
+        ax.plot([], [], color=GREY, ls=_dashes(number), lw=1.1,
+                label=f"matched null{asked} of the same colour")  # fmt: skip
+
+
+def _by_rule(one: Series) -> list[xr.Dataset]:
+    """Return what was found with each number of factors that was asked for."""
+    several = one.data if FACTORS in one.data.dims else one.data.expand_dims(FACTORS)
+    return [several.isel({FACTORS: number}) for number in range(several.sizes[FACTORS])]
+
+
+def _dashes(number: int) -> Any:
+    return "--" if number == 0 else (0, (number + 1, 2))
 
 
 def _factors(chosen: xr.Dataset) -> str:

@@ -74,5 +74,6 @@ def _label(one: Series) -> str:
         needed = one.data["components_needed"].mean("run")
         needed = needed.isel({FRACTION: 0}) if FRACTION in needed.dims else needed
         share = float(needed[FRACTION]) if FRACTION in needed.coords else np.nan
-        found.append(f"{share:.0%} of the variance in {plain(round(float(needed), 1))}")
+        many = plain(round(float(needed), 1))
+        found.append(f"{plain(round(100 * share, 6))} % of the variance in {many} components")
     return ",\n".join(found)

@@ -15,6 +15,8 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.legend import Legend
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from actstore import schema
+
 #: Okabe and Ito (2008), without the yellow that white paper swallows
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
@@ -107,7 +109,7 @@ def error_axis(axis: Axis, values: Iterable[float]) -> None:
     positive = found[np.isfinite(found) & (found > 0)]
     if not positive.size or positive.max() <= 20 * positive.min():
         axis._set_axes_scale("linear")  # type: ignore[attr-defined]
-        axis.axes.set_ylim(bottom=0)
+        from_zero(axis.axes)
         return
     least = 10.0 ** np.floor(np.log10(positive.min()))
     axis._set_axes_scale(  # type: ignore[attr-defined]
@@ -118,6 +120,12 @@ def error_axis(axis: Axis, values: Iterable[float]) -> None:
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
     axis.axes.set_ylim(-0.1 * least, 1.5 * positive.max())
+
+
+def from_zero(ax: Axes, top: float | None = None) -> None:
+    """Let the vertical axis begin just below zero, so that marks at zero are whole."""
+    highest = float(ax.get_ylim()[1]) if top is None else top
+    ax.set_ylim(-0.02 * highest, highest)
 
 
 def width_axis(ax: Axes, widths: Iterable[float]) -> None:
@@ -179,12 +187,35 @@ def made_from(figure: Figure, title: str, result: xr.Dataset) -> None:
     parts = [f"{k} {known[k]}" for k in ("split", "layer") if known.get(k)]
     if "split" in known and known.get("fit_split", known["split"]) != known["split"]:
         parts[0] = f"fitted on {known['fit_split']}, scored on {known['split']}"
+    parts += _trainings(result)
     if known.get("subsets"):
-        parts.append(f"{known['subsets']} random subsets, seed {known.get('rng_seed', 0)}")
+        # not "seed 0": that would be taken for the seed of the training
+        parts.append(f"{known['subsets']} random subsets (rng_seed {known.get('rng_seed', 0)})")
     if known.get("actstore_version"):
         parts.append(f"actstore {known['actstore_version']}")
     figure.suptitle(title, x=0.01, ha="left")
     figure.supxlabel(", ".join(parts), x=0.01, ha="left", fontsize=7.5, color=GREY)
+
+
+def _trainings(result: xr.Dataset) -> list[str]:
+    """Say at which epoch the networks are shown, where it is one, and of how many seeds."""
+    found = []
+    at = (
+        result[schema.EPOCH].values if schema.EPOCH in result.coords else result.attrs.get("epochs")
+    )
+    epochs = [] if at is None else np.unique(np.ravel(at)).tolist()
+    if len(epochs) == 1:
+        found.append(f"epoch {epochs[0]}")
+    if "seed" in result.coords:
+        seeds = np.unique(np.ravel(result["seed"].values)).tolist()
+        found.append(f"seed {seeds[0]}" if len(seeds) == 1 else f"{len(seeds)} seeds")
+    elif "seeds" in result:
+        counts = np.unique(result["seeds"].values)
+        several = counts[counts > 0].astype(int).tolist()
+        if several:
+            many = "…".join(map(str, sorted({several[0], several[-1]})))
+            found.append(f"{many} {'seed' if several == [1] else 'seeds'}")
+    return found
 
 
 def _place(label: str) -> float:

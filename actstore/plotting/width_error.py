@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from actstore.plotting import settings
 from actstore.plotting.law import determined, draw_law, in_words
 from actstore.plotting.panels import Piece, draw_one
-from actstore.plotting.style import GREY, by_category, width_axis
+from actstore.plotting.style import GREY, by_category, from_zero, width_axis
 
 LINES = {"test_error": "-", "train_error": "--"}
 
@@ -61,7 +61,7 @@ def _draw(ax: Axes, found: xr.Dataset) -> None:
     for name in known:
         ax.plot([], [], color=GREY, ls=LINES[name], label=name.replace("_", " "))
     width_axis(ax, widths)
-    ax.set_ylim(bottom=0)
+    from_zero(ax)
     ax.set_ylabel("error")
     ax.set_title("error of whole networks")
 

@@ -52,8 +52,8 @@ CAPTIONS = {
     ),
     "dynamics": (
         "Clones in training",
-        "The first seed of the widest width of each setting. A triangle marks the first epoch of "
-        "zero train error.",
+        "The first seed of the widest width of each setting. A triangle marks the first recorded "
+        "epoch of zero train error.",
     ),
     "reconstruction": (
         "R² of the layer from random subsets",
@@ -112,21 +112,36 @@ def legible(result: xr.Dataset) -> xr.Dataset:
     >>> notes = ["a note of more than thirty letters", "a note of more than thirty words"]
     >>> legible(xr.Dataset(coords={"note": ("run", notes)}))["note"].values.tolist()
     ['a note of more than thirty l…', 'a note of more than thirty w…']
+    >>> contest = ["a setting of more than thirty letters: 2 x 16 against 32"]
+    >>> legible(xr.Dataset(coords={"contest": contest}))["contest"].values.tolist()
+    ['a setting of more than thirt…: 2 x 16 against 32']
     """
     shorter: dict[str, Any] = {}
     for name, coord in result.coords.items():
         if coord.dtype.kind not in "UO" or coord.ndim != 1 or name == schema.RUN:
             continue
         known: dict[str, str] = {}
-        for value in map(str, coord.values):
+        parts = [
+            _parts(v, name == "contest") if isinstance(v, str) else ("", "") for v in coord.values
+        ]
+        for value, _ in parts:
             if value not in known:
                 short = " ".join(value.split())
                 short = short if len(short) <= LONGEST else f"{short[: LONGEST - 1]}…"
                 known[value] = f"{short} ({len(known)})" if short in known.values() else short
         if any(len(value) > LONGEST for value in known):
-            words = [known[v] if isinstance(v, str) else v for v in coord.values]
+            words = [
+                known[part] + rest if isinstance(v, str) else v
+                for v, (part, rest) in zip(coord.values, parts, strict=True)
+            ]
             shorter[str(name)] = (coord.dims, words)
     return result.assign_coords(shorter)
+
+
+def _parts(value: str, contest: bool) -> tuple[str, str]:
+    """Return what may be cut, and what may not: who competes, which follows on the setting."""
+    setting, colon, rest = value.rpartition(": ") if contest else (value, "", "")
+    return setting, colon + rest
 
 
 def _drawn(key: str, result: xr.Dataset) -> list[Figure]:
