@@ -236,8 +236,7 @@ QUESTIONS = [
             ),
             click.option(
                 "--splits",
-                default="train,test",
-                show_default=True,
+                show_default="train,test, as far as every run holds them",
                 help="Where errors are counted, with commas between.",
             ),
             click.option(

@@ -136,6 +136,26 @@ def test_splits_come_in_the_order_asked_for_and_once(store: actstore.Store) -> N
     np.testing.assert_array_equal(alone.error.isel(split=0), found.error.sel(split="train"))
 
 
+@pytest.mark.parametrize("held", [("train",), ("test",), ("train", "test", "more")])
+def test_errors_are_counted_where_every_run_can_be_asked(
+    held: tuple[str, ...], tmp_path: Path
+) -> None:
+    path = record(tmp_path / "s.zarr", "one", epochs=[0], splits=dict.fromkeys(held, 30))
+    record(path, "other", epochs=[0], seed=1, splits={"train": 30, "test": 30})
+    store = actstore.open(path)
+    shared = [split for split in held if split in SPLITS]
+    assert store.error(subsets=2).split.values.tolist() == shared
+    # bytes of the layer, and as many operations as if the same splits had been named
+    asked = [store.explain("error", subsets=2, **named) for named in ({}, {"splits": shared})]
+    assert asked[0] == asked[1]
+
+
+def test_without_the_usual_splits_one_is_named(tmp_path: Path) -> None:
+    store = actstore.open(record(tmp_path / "s.zarr", epochs=[0], splits={"more": 30}))
+    with pytest.raises(NotInStoreError, match="it holds more"):
+        store.error()
+
+
 def test_a_size_wider_than_a_run_is_nan_there_and_a_number_elsewhere(
     store: actstore.Store,
 ) -> None:

@@ -23,7 +23,7 @@ from actstore.queries.reconstruction import SIZE
 from actstore.queries.refit import REFIT_SUBSET, refitted
 from actstore.queries.size_law import size_law
 from actstore.queries.sources import Data
-from actstore.queries.subset_errors import SPLIT, errors_of, readable, shares_of
+from actstore.queries.subset_errors import SPLIT, errors_of, readable, shares_of, usual_splits
 
 REFIT = {
     "error_refit": Output(
@@ -37,7 +37,7 @@ def error(
     *,
     subset_size: int | Sequence[int] | str | None = None,
     subsets: int = 100,
-    splits: str | Sequence[str] = ("train", "test"),
+    splits: str | Sequence[str] | None = None,
     layer: str = schema.DEFAULT_LAYER,
     refit: int = 0,
     fit_split: str = "train",
@@ -62,8 +62,8 @@ def error(
         Sizes w to answer for; None is the width, its half, its quarter, … 1.
     subsets : int
         Random subsets a size (the paper: 100). They are drawn from all neurons, dead ones too.
-    splits : str or sequence of str
-        Where errors are counted.
+    splits : str or sequence of str, optional
+        Where errors are counted; by default on "train" and "test", as far as every run holds them.
     layer : str
         The input of the readout.
     refit : int
@@ -131,6 +131,7 @@ def error(
             f"window {tuple(window)} was asked for; give the smallest and the largest subset, "
             "as 32 256"
         )
+    splits = usual_splits(data) if splits is None else splits
     names = [splits] if isinstance(splits, str) else list(dict.fromkeys(splits))
     found = readable(data, layer=layer, splits=names)
     sizes = subset_sizes(subset_size, found)

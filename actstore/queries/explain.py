@@ -171,6 +171,7 @@ def explain(
     found, plan = answer.sources, answer.budget
     tasks = _tasks(answer.wanted)
     reading = _Reading(tasks, found)
+    told = _told(query, answer.result, parameters)
     return Explanation(
         query=query,
         runs=reading.runs,
@@ -178,7 +179,7 @@ def explain(
         cached_epochs=reading.cached,
         moments=reading.moments,
         bytes_to_read=reading.bytes,
-        flops=reading.flops + _flops(query, found, reading, parameters),
+        flops=reading.flops + _flops(query, found, reading, told),
         tasks=len(tasks),
         workers=plan.workers,
         processes=plan.processes,
@@ -212,7 +213,7 @@ def answer_within(
     result = ask(data, **parameters)
     wanted = result if full else shown(result)
     layer = parameters.get("layer", schema.DEFAULT_LAYER)
-    found = sources(data, layer=layer, split=_first_split(query, parameters))
+    found = sources(data, layer=layer, split=_first_split(query, _told(query, result, parameters)))
     # whatever has a null holds as many matrices as noise
     heaviest = "noise" if parameters.get("factors") is not None else query
     plan = budget(
@@ -223,6 +224,11 @@ def answer_within(
         result = ask(in_blocks(data, plan.block_bytes), **parameters)
         wanted = result if full else shown(result)
     return Answer(result, wanted, found, plan)
+
+
+def _told(query: str, result: xr.Dataset, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters with the splits of errors, which the runs decide if nobody else."""
+    return {**parameters, "splits": result.attrs["splits"]} if query == "error" else parameters
 
 
 def _first_split(query: str, parameters: dict[str, Any]) -> str:
@@ -312,8 +318,7 @@ def _flops(query: str, found: Sequence[Source], reading: _Reading, given: dict[s
         if given.get("factors", "gap" if query == "noise" else None) is not None:
             null = given.get("repeats", 20) * (2 + min(4, subsets) / 3) + 100
             each += np.size(given.get("factors", "gap")) * null * w**3
-        splits = {"error": ("train", "test"), "ensemble": ("test",)}.get(query)
-        splits = given.get("splits") or splits
+        splits = given.get("splits") or (("test",) if query == "ensemble" else ())
         if splits and source.run is not None:
             outputs = source.run.array(f"{schema.READOUT}/{schema.BIAS}").shape[-1]
             for split in [splits] if isinstance(splits, str) else splits:

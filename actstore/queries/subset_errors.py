@@ -17,10 +17,13 @@ from actstore.queries.graph import SUBSET, Output, over_epochs
 from actstore.queries.reconstruction import SIZE, size_coords
 from actstore.queries.refit import Counts, sample_blocks
 from actstore.queries.sources import Data, Source, sources
+from actstore.storage.catalogue import Catalogue
 
 Array: TypeAlias = npt.NDArray[Any]
 
 SPLIT = "split"
+#: where errors are counted if nobody says where
+USUAL = ("train", "test")
 
 ERRORS = {
     name: Output(
@@ -30,6 +33,14 @@ ERRORS = {
     )
     for name in ("error", "loss", "error_rescaled", "loss_rescaled")
 }
+
+
+def usual_splits(data: Data) -> tuple[str, ...]:
+    """Return those of "train" and "test" that every run holds, or both for the error to name."""
+    if not isinstance(data, Catalogue):
+        return USUAL
+    runs = [run for run in data.values() if len(run.committed)]
+    return tuple(s for s in USUAL if all(s in run.splits for run in runs)) or USUAL
 
 
 def readable(data: Data, *, layer: str, splits: Sequence[str]) -> list[Source]:
