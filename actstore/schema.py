@@ -195,6 +195,21 @@ def describe(name: str) -> dict[str, Any]:
     return {"long_name": long_name, "units": units}
 
 
+def readable(time: str) -> str:
+    """Return a time of :func:`now` as a person writes it; another text as it is.
+
+    Examples
+    --------
+    >>> readable("2026-11-05T09:08:07.654321+00:00"), readable("today")
+    ('2026-11-05 09:08:07 UTC', 'today')
+    """
+    try:
+        known = datetime.datetime.fromisoformat(time).astimezone(datetime.UTC)
+    except ValueError:
+        return time
+    return f"{known:%Y-%m-%d %H:%M:%S} UTC"
+
+
 def now() -> str:
     """Return the time in UTC, to the microsecond, as ISO 8601."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -29,27 +29,30 @@ def command(store: str, run: str | None) -> None:
     lines = _of_run(opened[run]) if run else _of_store(opened)
     room = max(len(key) for key, _ in lines)
     for key, value in lines:
+        if not value:  # a model or a data set without a name
+            continue
         told = textwrap.fill(value, 78 - room, break_long_words=False, break_on_hyphens=False)
         click.echo(textwrap.indent(told, " " * (room + 2)).replace(" " * room, f"{key:<{room}}", 1))
 
 
 def _of_store(store: Store) -> list[tuple[str, str]]:
-    widths = sorted({run.width for run in store.values()})
-    settings: dict[str, set[str]] = {}
-    for run in store.values():
-        for key, value in {"seed": run.seed, **run.hyper_parameters}.items():
-            settings.setdefault(key, set()).add(str(value))
-    complete = sum(run.complete for run in store.values())
+    from actstore import schema
+    from actstore.storage.catalogue import distinct
     from actstore.storage.location import files_at
+
+    runs = list(store.values())
+    settings: dict[str, list[Any]] = {"widths": [], "seeds": []}
+    for run in runs:
+        for key, value in {"widths": run.width, "seeds": run.seed, **run.hyper_parameters}.items():
+            settings.setdefault(key, []).append(value)
 
     return [
         ("store", store.path),
         ("format", str(store.attrs["actstore_format"])),
         ("written by", f"actstore {store.attrs['actstore_version']}"),
-        ("created", str(store.attrs["created"])),
-        ("runs", f"{len(store)}, {complete} complete"),
-        ("widths", ", ".join(map(str, widths))),
-        *((key, ", ".join(sorted(values))) for key, values in settings.items()),
+        ("created", schema.readable(str(store.attrs["created"]))),
+        ("runs", f"{len(store)}, {sum(run.complete for run in runs)} complete"),
+        *((key, ", ".join(map(str, distinct(values)))) for key, values in settings.items()),
         ("on disk", size(_bytes(files_at(store.path, read_only=True), ""))),
     ]
 

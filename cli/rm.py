@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
@@ -60,7 +61,8 @@ def command(
     if dry_run:
         click.echo(f"{store}: {what}, {total}, would be removed", err=True)
         return
-    if not yes:
-        click.confirm(f"remove {what}, {total}, from {store}?", abort=True, err=True)
+    if not yes and not click.confirm(f"remove {what}, {total}, from {store}?", err=True):
+        click.echo(f"{store}: nothing removed", err=True)
+        sys.exit(1)
     remove(chosen, whole=whole)
     click.echo(f"{store}: {what}, {total}, removed", err=True)

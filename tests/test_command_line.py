@@ -477,9 +477,25 @@ def test_info_says_what_a_store_and_a_run_hold(planted_path: Path, cli: Call) ->
     store = cli("info", planted_path).out
     for words in ("14, 14 complete", "8, 16, 32, 64", "0.0, 0.005", "format"):
         assert words in store
+    assert re.search(r"created +\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC\n", store)
     run = cli("info", planted_path, "width=16,weight_decay=0.005,seed=1").out
     for words in ("200 samples x 16 neurons", "120 samples x 16 neurons", "0, 5, 10", "stored"):
         assert words in run
+
+
+def test_info_lists_values_in_the_order_of_numbers_and_nothing_empty(
+    tmp_path: Path, cli: Call
+) -> None:
+    path = tmp_path / "s.zarr"
+    for seed, lr in enumerate((10, 9.5, 100)):
+        record(path, f"run{seed}", epochs=[0], seed=5 * seed, lr=lr)
+    lines = dict(line.split(maxsplit=1) for line in cli("info", path).out.splitlines())
+    assert (lines["widths"], lines["seeds"], lines["lr"]) == ("8", "0, 5, 10", "9.5, 10, 100")
+    imported = tmp_path / "imported.zarr"
+    np.save(tmp_path / "x.npy", np.zeros((4, 3), "f4"))
+    assert cli("import", imported, tmp_path / "x.npy", "--epoch", 1).code == 0
+    told = cli("info", imported, next(iter(actstore.open(imported)))).out.splitlines()
+    assert all(len(line.split()) > 1 for line in told)
 
 
 # exit codes

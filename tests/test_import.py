@@ -205,6 +205,7 @@ def test_a_pickle_is_refused_and_its_code_never_runs(tmp_path: Path, name: str, 
         (["x.npz::nothing"], 1, "holds no array 'nothing'; it holds features, labels"),
         (["x.npz", "--key", "no"], 1, "holds no array 'no'"),
         (["x.h5::group"], 1, "holds no array 'group'; it holds group/x"),
+        (["groups.zarr"], 1, "holds no array outside of groups; give a file of one run"),
         (["lost.npy"], 1, "no file"),
         (["x.txt"], 1, "is of no kind that can be read; give one of .npy .npz"),
         (["x.npy", "--width", "7"], 1, "width 7 was asked for, and the layer has 6 neurons"),
@@ -237,6 +238,8 @@ def test_what_does_not_fit_is_refused_in_one_sentence_and_nothing_is_stored(
     nan = X.copy()
     nan[3, 2] = np.nan
     np.save("nan.npy", nan)
+    tree = xr.DataTree.from_dict({"/run": xr.Dataset({"x": (("sample", "neuron"), X)})})
+    tree.to_zarr("groups.zarr", consolidated=False, mode="w")
     for name in ("x.npy", "x.pt", "x.safetensors", "x.h5"):
         Path("cut" + Path(name).suffix).write_bytes(Path(name).read_bytes()[:-200])
     answer = cli("import", "s", *arguments, "--epoch", "0")

@@ -79,6 +79,8 @@ def test_nothing_goes_without_a_yes(store: Path, answer: str) -> None:
     assert (result.exit_code == 0) == (answer == "y")
     assert (every_byte(store) == before) == (answer != "y")
     assert len(actstore.open(store)) == (0 if answer == "y" else 3)
+    assert ("nothing removed" in result.output) == (answer != "y")
+    assert "interrupted" not in result.output
 
 
 def test_a_selection_must_be_given_and_be_there(store: Path, cli: Call) -> None:

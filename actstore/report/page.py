@@ -14,6 +14,7 @@ from actstore.queries.parameters import check_criterion, check_positive, check_t
 from actstore.report.answers import Progress, ask
 from actstore.report.claims import CLAIMS, verdicts
 from actstore.report.tables import provenance, tables
+from actstore.storage.catalogue import distinct
 from actstore.store import Store
 
 MARKS = {"holds": "✓", "does not hold": "✗", "cannot be told": "?"}
@@ -168,17 +169,14 @@ def _summary(store: Store) -> list[tuple[str, str]]:
         ("runs", f"{len(runs)}, {sum(run.complete for run in runs)} complete"),
         ("widths", widths),
         ("seeds", ", ".join(map(str, seeds))),
-        *((key, _values([run.hyper_parameters.get(key) for run in runs])) for key in keys),
+        *((key, ", ".join(map(str, distinct(run.hyper_parameters.get(key) for run in runs))))
+          for key in keys),
         ("epochs of a run", "…".join(map(str, dict.fromkeys((epochs[0], epochs[-1]))))),
         ("samples", ", ".join(f"{split} {samples}" for split, samples in splits)),
         ("layers", ", ".join(layers)),
-        ("store", f"{store.path}, created {store.attrs.get('created', '')}, "
+        ("store", f"{store.path}, created {schema.readable(str(store.attrs.get('created', '')))}, "
                   f"format {store.attrs.get('actstore_format', '')}"),
     ]  # fmt: skip
-
-
-def _values(values: list[Any]) -> str:
-    return ", ".join(sorted({str(value) for value in values}))
 
 
 def _parameters(parameters: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -105,6 +105,10 @@ def _choose(names: Sequence[str], key: str | None, usual: Sequence[str], path: s
         if name in names:
             return name
     held = ", ".join(names) or "none"
+    if not names:
+        raise InvalidParameterError(
+            f"{path!r} holds no array outside of groups; give a file of one run, or of one array"
+        )
     if key is None:
         raise InvalidParameterError(
             f"{path!r} holds the arrays {held}; name one, as {path}{KEY}{(*names, 'KEY')[0]}"

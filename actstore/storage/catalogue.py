@@ -139,7 +139,7 @@ class Catalogue(Mapping[str, Run]):
             value = {
                 name: name if key == "run" else r.coords().get(key) for name, r in kept.items()
             }
-            held = _distinct(v for v in value.values() if v is not None)
+            held = distinct(v for v in value.values() if v is not None)
             wanted = _several(wanted, held)
             for one in wanted:
                 if one not in held:
@@ -234,7 +234,7 @@ def _several(wanted: Any, held: list[Any]) -> list[Any]:
     return [wanted] if one or wanted in held else list(wanted)  # a value may be a list itself
 
 
-def _distinct(values: Iterable[Any]) -> list[Any]:
+def distinct(values: Iterable[Any]) -> list[Any]:
     """Return the values in order, each once; they need not be hashable."""
     found: list[Any] = []
     for value in sorted(values, key=_order):
