@@ -21,6 +21,7 @@ from actstore import report
 from actstore.errors import ActstoreError
 from actstore.report.answers import MOST_EPOCHS, Answers, Setting, ask
 from actstore.report.claims import HOLDS, NOT, UNTOLD, verdicts
+from actstore.report.figures import legible
 
 from .command_line import Answer
 from .planted_networks import record_networks
@@ -271,6 +272,34 @@ def test_names_and_attributes_of_strangers_are_text(page: str) -> None:
     assert not [tag for tag, attributes in elements.tags if "onerror" in attributes]
     assert EVIL in "".join(elements.texts)
     assert EVIL not in page
+
+
+def test_headings_stand_above_their_numbers_and_verdicts_are_short(page: str) -> None:
+    tables = re.findall(r'<table class="sortable".*?</table>', page, flags=re.DOTALL)
+    assert len(tables) >= 5
+    for table in tables:
+        heads = re.findall(r'<th scope="col"( class=number)?><button[^>]*>([^<]*)<', table)
+        rows = [
+            re.findall(r'<td( class="number")?[^>]*>([^<]*)</td>', row)
+            for row in re.findall(r"<tr><td.*?</tr>", table)
+        ]
+        assert rows
+        for head, column in zip(heads, zip(*rows, strict=True), strict=True):
+            numbers = [bool(number) for number, text in column if text]
+            assert all(numbers) == bool(head[0])
+            if head[1] == "verdict":
+                assert {text for _, text in column if "null" not in text} <= {"consistent", ""}
+
+
+def test_the_name_of_a_contest_is_whole_whatever_the_setting_is_called() -> None:
+    names = [f"note={'long ' * 20}{n}, lr=0.1: 2 x {n} against {2 * n}" for n in (8, 16)]
+    contest = legible(xr.Dataset(coords={"contest": names}))["contest"].values.tolist()
+    assert [name.rpartition(": ")[2] for name in contest] == [
+        "2 x 8 against 16",
+        "2 x 16 against 32",
+    ]
+    assert max(map(len, contest)) < 60
+    assert len(set(contest)) == 2
 
 
 def test_ids_are_unique_and_every_reference_finds_one(page: str) -> None:

@@ -29,6 +29,12 @@ class Table(NamedTuple):
     heads: Sequence[str]
     rows: Sequence[Sequence[Cell]]
 
+    @property
+    def numeric(self) -> list[bool]:
+        """Whether each column holds nothing but numbers, which stand on the right."""
+        columns = zip(*self.rows, strict=True)
+        return [all(c.order is not None or not c.text for c in column) for column in columns]
+
 
 #: question -> (title, columns in this order; others are left out, "*" is the hyper-parameters)
 COLUMNS = {
@@ -43,7 +49,7 @@ COLUMNS = {
         "critical_width critical_width_low critical_width_high clones_per_neuron",
     ),
     "noise": (
-        "Residual correlation of the widest networks",
+        "Residual correlation of the widest networks: consistent with independent noise?",
         "* width subset_size residual_correlation_heldout residual_correlation sampling_floor "
         "factors n_factors null null_low null_high excess verdict",
     ),
@@ -75,6 +81,9 @@ def tables(answers: Answers, store: Store) -> list[Table]:
             if c.dims == ("run",) and k not in ("run", "width", "seed")
         ]  # fmt: skip
         wanted = [name for word in words.split() for name in (names if word == "*" else [word])]
+        for row in rows:
+            if row.get("verdict"):  # the title has the other words
+                row["verdict"] = str(row["verdict"]).replace(" with independent noise", "")
         kept = [name for name in wanted if any(row.get(name) is not None for row in rows)]
         if rows and kept:
             found.append(table_of(key, title, kept, rows))
