@@ -59,8 +59,8 @@ class Recorder:
     seed
         Seed of the training; part of the run's name.
     schedule
-        A :class:`Schedule`, its rule (``"0,paper"``) or a list of epochs; by default the
-        paper's list.
+        Epochs to record: a list, or a rule of :class:`actstore.recording.Schedule` such as
+        ``"0,every:10"``; by default ``"paper"``, which is 1, 2, 5, 10, 20, 40, … and the last.
     readout
         Dotted name of the readout. Without it: the last ``nn.Linear``.
     layers
@@ -88,8 +88,8 @@ class Recorder:
     provenance
         Facts to keep with the run; versions are added.
     resume
-        Continue an interrupted run after its last committed epoch. Of a complete run no
-        epoch is due.
+        Continue an interrupted run: epochs up to the last committed one are not due, of a complete
+        run none is. Weights are not stored: load your own checkpoint, or train from the start.
     overwrite
         Replace a run of the same name.
     durable
@@ -225,7 +225,7 @@ class Recorder:
         epoch
             Completed passes over the training set.
         train_error
-            For the schedule ``zero_train_error``: the first epoch where it is 0 is due.
+            The schedule ``zero_train_error`` needs it: the first epoch where it is 0 is due.
         """
         if self._background is not None:
             self._background.check()
