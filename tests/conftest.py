@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 import actstore
@@ -11,6 +12,10 @@ import actstore
 from .command_line import Answer, own_process, run
 from .examples import run_example
 from .planted import record_planted
+
+# The same examples in every run, however long one takes: a busy machine is no failure.
+hypothesis.settings.register_profile("actstore", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("actstore")
 
 
 @pytest.fixture(scope="session")

@@ -48,7 +48,7 @@ def paired(both, only_a, only_b, neither):
     return a[turn], b[turn]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(cells=st.tuples(*[st.integers(0, 40)] * 4).filter(lambda c: sum(c) > 0))
 def test_p_value_is_the_exact_binomial_one(cells):
     _, only_a, only_b, neither = cells

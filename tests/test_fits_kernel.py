@@ -144,7 +144,7 @@ def test_a_layer_that_never_has_clones_has_no_critical_width():
     assert np.isnan([fit.critical_width, fit.slope, fit.low, fit.high]).all()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(scale=st.floats(0.01, 100), seed=st.integers(0, 1000))
 def test_widths_in_other_units_scale_the_critical_width(scale, seed):
     ratio = noisy(1 + np.maximum(0, WIDTHS - 20) / 16, 0.05, seed)

@@ -18,12 +18,7 @@ from actstore.testing import planted_clones
 
 from .strategies import Layer, chunkings, dataset, layers, permutations
 
-lawful = settings(
-    max_examples=15,
-    deadline=None,  # the first example imports and warms up
-    derandomize=True,  # the same laws are tried in every run
-    suppress_health_check=[HealthCheck.too_slow],
-)
+lawful = settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
 SUBSETS = 4
 
 

@@ -77,7 +77,7 @@ def test_duplicate_neurons_are_no_error_with_a_ridge_and_one_sentence_without():
         subset_r2(exact, [0, 1], ridge=0)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), size=st.integers(1, 9), scale=st.floats(1e-3, 1e3))
 def test_r2_does_not_depend_on_neuron_order_or_scale_and_grows_with_the_subset(seed, size, scale):
     comoment = comoment_of(planted(10, 4, 0.5, seed=seed, samples=60))
@@ -94,7 +94,7 @@ def test_r2_does_not_depend_on_neuron_order_or_scale_and_grows_with_the_subset(s
 # -- partitions ---------------------------------------------------------------------------
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(n=st.integers(1, 60), data=st.data())
 def test_random_partition_has_equal_disjoint_parts_and_a_remainder(n, data):
     size = data.draw(st.integers(1, n))

@@ -118,7 +118,7 @@ def test_huge_margins_do_not_overflow(dtype, few):
 
 
 @pytest.mark.parametrize("few", [0, 10**6])
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000), outputs=st.integers(2, 5))
 def test_of_equal_logits_the_first_output_wins_as_in_argmax(few, seed, outputs):
     # with blocks of one label, and with blocks of many
@@ -135,7 +135,7 @@ def test_of_equal_logits_the_first_output_wins_as_in_argmax(few, seed, outputs):
     np.testing.assert_array_equal(answer.wrong, wrong)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10_000))
 def test_permuting_samples_permutes_correctness_and_changes_no_count(seed):
     x, labels, weight, bias = layer(60, seed=seed)
@@ -234,7 +234,7 @@ def test_refit_with_a_penalty_is_ridge_regression():
     np.testing.assert_allclose(intercept, fit.intercept_, atol=1e-12)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), cut=st.integers(1, 49), shift=st.floats(-1e4, 1e4))
 def test_cross_moments_of_two_blocks_merge_to_that_of_both(seed, cut, shift):
     x, labels, _, _ = layer(50, 6, 3, seed=seed)
