@@ -3,14 +3,11 @@
 import contextlib
 import re
 import socket
-import subprocess
-import sys
 import threading
-import time
 import urllib.request
 from collections.abc import Iterator
 
-from .servers import answers, free_port
+from .servers import listening, stop
 
 KEYS = {
     "AWS_ACCESS_KEY_ID": "someone",
@@ -20,9 +17,11 @@ KEYS = {
 BUCKET = "activations"
 
 _SERVER = """
-import sys, threading
+import threading
 from moto.server import ThreadedMotoServer
-ThreadedMotoServer(ip_address="127.0.0.1", port=int(sys.argv[1]), verbose=False).start()
+server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+server.start()
+print(server.get_host_and_port()[1], flush=True)
 threading.Event().wait()
 """
 _REQUEST = re.compile(rb"(?:^|(?<=\n)|(?<=[>}]))(GET|PUT|HEAD|DELETE|POST) (\S+) HTTP/1\.1\r\n")
@@ -32,15 +31,7 @@ class Server:
     """A process that talks S3, with a bucket."""
 
     def __init__(self) -> None:
-        self.port = free_port()
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", _SERVER, str(self.port)], stderr=subprocess.DEVNULL
-        )
-        deadline = time.monotonic() + 60
-        while not answers(self.port):
-            assert self.process.poll() is None, "the S3 server ended"
-            assert time.monotonic() < deadline, "the S3 server does not answer"
-            time.sleep(0.05)
+        self._process, self.port = listening(_SERVER)
         self.ask("PUT", f"/{BUCKET}")
 
     def ask(self, method: str, path: str, body: bytes | None = None) -> bytes:
@@ -58,8 +49,7 @@ class Server:
 
     def stop(self) -> None:
         """End the process."""
-        self.process.kill()
-        self.process.wait()
+        stop(self._process)
 
 
 class Wire:

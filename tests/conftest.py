@@ -1,7 +1,7 @@
 """Fixtures that many tests share."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -9,6 +9,7 @@ import pytest
 
 import actstore
 
+from .bucket import Server
 from .command_line import Answer, own_process, run
 from .examples import run_example
 from .planted import record_planted
@@ -48,12 +49,19 @@ def fresh(planted_path: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Run the demonstration once, for real: about a minute; what it printed is in ``printed``."""
+    """Run the demonstration once, for real: about a minute."""
     folder = tmp_path_factory.mktemp("demo")
     answer = own_process("demo", folder, timeout=600)
     assert answer.code == 0, answer.err
-    (folder / "printed").write_text(answer.out)
     return folder
+
+
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[Server]:
+    """Start an S3 server with a bucket, once."""
+    server = Server()
+    yield server
+    server.stop()
 
 
 @pytest.fixture

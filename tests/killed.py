@@ -91,7 +91,7 @@ def _is_there(url: str) -> bool:
     return True
 
 
-def _apart(function: Callable[..., int | None], *arguments: Any, **options: Any) -> int:
+def apart(function: Callable[..., int | None], *arguments: Any, **options: Any) -> int:
     """Start a function in a process of its own."""
     child = os.fork()
     if not child:
@@ -103,7 +103,8 @@ def _apart(function: Callable[..., int | None], *arguments: Any, **options: Any)
     return child
 
 
-def _done(child: int) -> int:
+def done(child: int) -> int:
+    """Wait for a process that was started apart; return its exit status."""
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     assert code != 99
     return code
@@ -118,39 +119,39 @@ def campaign(kind: str, url: str, kills: int, seed: int) -> None:
         Whether a writer goes on where the last was killed, or begins anew with other numbers.
     """
     begin = time.monotonic()
-    assert _done(_apart(append, url if kind == "overwrite" else f"{url}-whole", 0)) == 0
+    assert done(apart(append, url if kind == "overwrite" else f"{url}-whole", 0)) == 0
     takes = time.monotonic() - begin
     rng, held, seeds = random.Random(seed), 0, {0}
     if kind == "overwrite":  # its moments are kept
-        assert _done(_apart(check, url, seeds, cached=True)) == len(EPOCHS)
+        assert done(apart(check, url, seeds, cached=True)) == len(EPOCHS)
     for attempt in range(1, kills + 1):
         work = append if kind == "append" else overwrite
         writes = 0 if kind == "append" else attempt
-        writer = _apart(work, url, writes)
+        writer = apart(work, url, writes)
         time.sleep(rng.uniform(0.1, 1.0) * takes)
         os.kill(writer, signal.SIGKILL)
-        _done(writer)
+        done(writer)
         seeds |= {writes}
-        left = _done(_apart(check, url, seeds, cached=kind == "overwrite"))
+        left = done(apart(check, url, seeds, cached=kind == "overwrite"))
         assert kind == "overwrite" or left >= held
         held = left
         print(held, end=" ", flush=True)
-    assert _done(_apart(append if kind == "append" else overwrite, url, max(seeds))) == 0
-    held = _done(_apart(check, url, {max(seeds)}, cached=kind == "overwrite"))
+    assert done(apart(append if kind == "append" else overwrite, url, max(seeds))) == 0
+    held = done(apart(check, url, {max(seeds)}, cached=kind == "overwrite"))
     print("held", held)
 
 
 def killed_again_and_again(kind: str, url: str, kills: int, environment: dict[str, str]) -> None:
     """Run the campaign in a process of its own."""
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "tests.killed", kind, url, str(kills), str(kills)],
         capture_output=True,
         text=True,
         env={**os.environ, **environment},
         cwd=Path(__file__).parents[1],
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.endswith(f"held {len(EPOCHS)}\n")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.endswith(f"held {len(EPOCHS)}\n")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -24,11 +23,12 @@ class Access(asyncssh.SSHServer):
         return (username, password) == (sys.argv[3], sys.argv[4])
 
 async def serve():
-    await asyncssh.listen(
+    listening = await asyncssh.listen(
         "127.0.0.1", int(sys.argv[2]), server_factory=Access,
         server_host_keys=[asyncssh.generate_private_key("ssh-ed25519")],
         sftp_factory=lambda channel: asyncssh.SFTPServer(channel, chroot=sys.argv[1]),
     )
+    print(listening.get_port(), flush=True)
     await asyncio.Event().wait()
 
 asyncio.run(serve())
@@ -40,7 +40,7 @@ class SftpServer:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.port = free_port()
+        self.port = 0  # one that nobody listens at
         self.start()
 
     @property
@@ -49,21 +49,12 @@ class SftpServer:
         return f"sftp://{USER}@127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Start it, also once more."""
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", _SFTP, str(self.folder), str(self.port), USER, PASSWORD],
-            stderr=subprocess.DEVNULL,
-        )
-        deadline = time.monotonic() + 60
-        while not answers(self.port):
-            assert self.process.poll() is None, "the SFTP server ended"
-            assert time.monotonic() < deadline, "the SFTP server does not answer"
-            time.sleep(0.05)
+        """Start it, also once more: at the same port."""
+        self._process, self.port = listening(_SFTP, self.folder, self.port, USER, PASSWORD)
 
     def stop(self) -> None:
         """End the process."""
-        self.process.kill()
-        self.process.wait()
+        stop(self._process)
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
@@ -83,16 +74,27 @@ def web_server(folder: Path) -> Iterator[str]:
         thread.join()
 
 
-def free_port() -> int:
-    """Return a port of this machine that nobody listens at."""
+def listening(script: str, *arguments: object) -> tuple[subprocess.Popen[str], int]:
+    """Start a server that prints its port when it listens there; return its process and port."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    said = process.stdout.readline()
+    assert said, "the server ended"
+    return process, int(said)
+
+
+def stop(process: subprocess.Popen[str]) -> None:
+    """End the process of a server."""
+    process.kill()
+    process.communicate()
+
+
+@contextlib.contextmanager
+def deaf_port() -> Iterator[int]:
+    """Hold a port of this machine that nobody listens at."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
-
-
-def answers(port: int) -> bool:
-    """Return whether somebody listens at a port of this machine."""
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-        return True
-    return False
+        yield one.getsockname()[1]

@@ -3,13 +3,13 @@
 import os
 import shutil
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import distributed
 import numpy as np
 import pytest
 import xarray as xr
@@ -20,8 +20,7 @@ from actstore.queries.budget import parse_bytes
 
 from .command_line import Answer
 from .planted import EPOCHS
-
-distributed = pytest.importorskip("distributed")
+from .servers import deaf_port
 
 Call = Callable[..., Answer]
 ONE = ("--width", "16", "--where", "weight_decay=0.005")
@@ -219,9 +218,8 @@ def test_worker_processes_of_its_own_are_as_many_as_fit(planted_path: Path, cli:
 
 
 def test_an_address_where_nobody_listens_is_one_sentence(planted_path: Path, cli: Call) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    with deaf_port() as port:
+        address = f"tcp://127.0.0.1:{port}"
         answer = cli("query", "moments", planted_path, "--scheduler", address)
     assert answer.code == 1
     assert answer.err.startswith(f"actstore: no dask scheduler answers at '{address}'")

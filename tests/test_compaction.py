@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from actstore.storage.repair import repair
 from actstore.storage.verify import verify
 from actstore.storage.writer import RunWriter
 
-from .bucket import BUCKET, Server, Wire
+from .bucket import BUCKET, Server, wire_to
 from .recordings import every_byte, one_epoch, record
 
 Call = Callable[..., Any]
@@ -62,17 +62,6 @@ def rounded(exact: Values, keep_bits: int) -> Values:
 
 def same(one: Values, other: Values) -> bool:
     return one.keys() == other.keys() and all(np.array_equal(one[k], other[k]) for k in one)
-
-
-def state(store: Path | str, old: Values, new: Values) -> str:
-    """Return whether a run that is opened now is the old one or the new one, wholly."""
-    run = actstore.open(store).only()
-    found = values(run)
-    assert same(found, old) or same(found, new)
-    told = "new" if run.attrs.get("keep_bits") == 4 else "old"
-    assert same(found, {"old": old, "new": new}[told])
-    assert [one for one in verify(store, deep=True) if not one.harmless] == []
-    return told
 
 
 # ---------------------------------------------------------------- what it does
@@ -200,6 +189,31 @@ def test_only_bits_that_a_float32_has_can_be_kept(store: Path, keep_bits: int, c
 # ---------------------------------------------------------------- in one step
 
 
+def epoch_of(epoch: int) -> Values:
+    """Return what a run of the shape holds at an epoch."""
+    splits = one_epoch(epoch, **SHAPE)["activations"].items()
+    return {(split, layer): x[None] for split, layers in splits for layer, x in layers.items()}
+
+
+OLD = epoch_of(0)
+NEW = rounded(OLD, 4)
+
+
+@pytest.fixture
+def _unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let compactions not measure what they change, which takes longest."""
+    monkeypatch.setattr(compaction, "measure", lambda blocks, keep_bits: Change())
+
+
+def state(store: Path | str) -> str:
+    """Return whether a run that is opened now is the old one or the new one, wholly."""
+    run = actstore.open(store).only()
+    told = "new" if run.attrs.get("keep_bits") == 4 else "old"
+    assert same(values(run), {"old": OLD, "new": NEW}[told])
+    assert [one for one in verify(store, deep=True) if not one.harmless] == []
+    return told
+
+
 def dying(monkeypatch: pytest.MonkeyPatch, module: Any, names: str, changes: int) -> list[int]:
     """Let the process end, as it were, before its next change after so many; return a counter."""
     done, unlink = [0], os.unlink
@@ -220,66 +234,70 @@ def dying(monkeypatch: pytest.MonkeyPatch, module: Any, names: str, changes: int
     return done
 
 
+def stopped(
+    store: Path | str, monkeypatch: pytest.MonkeyPatch, module: Any, names: str, changes: int
+) -> tuple[str, bool]:
+    """Stop a compaction before a change; return what is left, and whether it had come to its end.
+
+    Who opened the run before has read nothing yet: what was there then, or to open it again.
+    """
+    before = actstore.open(store).only()
+    with monkeypatch.context() as patch:
+        count = dying(patch, module, names, changes)
+        try:
+            list(compact(actstore.open(store), keep_bits=4))
+        except (OSError, remote.exceptions.GenericError):
+            assert count[0] == changes
+    left = state(store)
+    try:
+        assert same(values(before), OLD)
+    except NotInStoreError:
+        assert left == "new"
+    return left, count[0] < changes
+
+
+@pytest.mark.usefixtures("_unmeasured")
 @pytest.mark.parametrize("step", [2, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_compaction_that_ends_between_any_two_changes_leaves_a_run_that_is_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     monkeypatch.setattr(schema, "now", lambda: "2026-01-01T00:00:00+00:00")
-    monkeypatch.setattr(compaction, "measure", lambda blocks, keep_bits: Change())  # takes longest
     kept = record(tmp_path / "kept", epochs=(0,), slots=2, complete=False, **SHAPE)
-    old = values(actstore.open(kept).only())
-    new = rounded(old, 4)
     actstore.open(kept).moments(cache=True).compute(scheduler="synchronous")
-    means = {n: x["test", "last_hidden"].mean(1, "f8") for n, x in (("old", old), ("new", new))}
+    means = {n: x["test", "last_hidden"].mean(1, "f8") for n, x in (("old", OLD), ("new", NEW))}
     done = Path(shutil.copytree(kept, tmp_path / "done"))
     list(compact(actstore.open(done), keep_bits=4))
     whole = every_byte(done)
     seen = []
     for changes in range(0, 1000, step):
         store = Path(shutil.copytree(kept, tmp_path / f"s{changes}"))
-        before = actstore.open(store).only()  # and not read yet
-        with monkeypatch.context() as patch:
-            count = dying(patch, os, "replace link unlink", changes)
-            try:
-                list(compact(actstore.open(store), keep_bits=4))
-            except OSError:
-                assert count[0] == changes
-        seen.append(state(store, old, new))
-        try:
-            assert same(values(before), old)
-        except NotInStoreError:
-            assert seen[-1] == "new"
+        left, finished = stopped(store, monkeypatch, os, "replace link unlink", changes)
+        seen.append(left)
         for split in ("train", "test"):  # another reader finds every array whole
             for layer in ("last_hidden", "block"):
                 plain: Any = zarr.open_array(f"{store}/run/{split}/{layer}/activations", mode="r")
                 found = {(split, layer): plain[:1]}
-                assert any(same(found, {(split, layer): x[split, layer]}) for x in (old, new))
+                assert any(same(found, {(split, layer): x[split, layer]}) for x in (OLD, NEW))
         copy = Path(shutil.copytree(store, tmp_path / "copy"))  # to which moments may be written
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", StoreWarning)  # that the cache is of earlier values
             mean = actstore.open(copy).moments(cache=True)["mean"].to_numpy()[0]
-        assert np.allclose(mean, means[seen[-1]], rtol=0, atol=1e-12)
+        assert np.allclose(mean, means[left], rtol=0, atol=1e-12)
         shutil.rmtree(copy)
-        finished = count[0] < changes
         if changes % 3 == 0:
             list(compact(actstore.open(store), keep_bits=4))
             assert every_byte(store) == whole
         elif changes % 3 == 1:
             assert repair(store) == []
-            assert state(store, old, new) == seen[-1]
+            assert state(store) == left
         else:
             writer = RunWriter.append(store, "run")
             writer.write(7, **one_epoch(7, **SHAPE))
             writer.close(complete=True)
-            later = {
-                (split, layer): x
-                for split, layers in one_epoch(7, **SHAPE)["activations"].items()
-                for layer, x in layers.items()
-            }
             found = values(actstore.open(store).only())
-            is_new = seen[-1] == "new"
-            assert same({k: x[:1] for k, x in found.items()}, new if is_new else old)
-            assert same({k: x[1] for k, x in found.items()}, rounded(later, 4 if is_new else 23))
+            first, later = {"old": (OLD, epoch_of(7)), "new": (NEW, rounded(epoch_of(7), 4))}[left]
+            assert same({k: x[:1] for k, x in found.items()}, first)
+            assert same({k: x[1:] for k, x in found.items()}, later)
         shutil.rmtree(store)
         if finished:
             break
@@ -288,36 +306,22 @@ def test_a_compaction_that_ends_between_any_two_changes_leaves_a_run_that_is_who
     assert seen.count("new") * step > 10  # their documents, moments and old values
 
 
+@pytest.mark.usefixtures("_unmeasured")
 def test_a_compaction_of_a_bucket_that_ends_between_any_two_requests_leaves_a_run_that_is_whole(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """In memory: the same code without a server's time."""
-    monkeypatch.setattr(compaction, "measure", lambda blocks, keep_bits: Change())
-    seen = []
+    names, seen = "put put_async delete delete_async", []
     for changes in range(1000):
         url = f"memory://compacted{changes}"
         record(url, epochs=(0,), **SHAPE)  # type: ignore[arg-type]
-        old = values(actstore.open(url).only())
-        new = rounded(old, 4)
-        before = actstore.open(url).only()
-        names = "put put_async delete delete_async"
-        with monkeypatch.context() as patch:
-            count = dying(patch, remote.obstore, names, changes)
-            try:
-                list(compact(actstore.open(url), keep_bits=4))
-            except (OSError, remote.exceptions.GenericError):
-                assert count[0] == changes
-        seen.append(state(url, old, new))
-        try:
-            assert same(values(before), old)
-        except NotInStoreError:
-            assert seen[-1] == "new"
-        finished = count[0] < changes
+        left, finished = stopped(url, monkeypatch, remote.obstore, names, changes)
+        seen.append(left)
         if changes % 2:
             assert repair(url) == []
-            assert state(url, old, new) == seen[-1]
+            assert state(url) == left
         list(compact(actstore.open(url), keep_bits=4))
-        assert state(url, old, new) == "new"
+        assert state(url) == "new"
         assert verify(url, deep=True) == []
         if finished:
             break
@@ -339,31 +343,18 @@ def test_a_compaction_killed_anywhere_leaves_a_run_that_is_whole() -> None:
 
 
 _KILLS = """
-import os, signal, sys, traceback
+import os, signal, sys
 sys.path.insert(0, sys.argv[1])
-import numpy as np
 import actstore
 from actstore.storage import compaction, remote
 from actstore.storage.compaction import compact
 from actstore.storage.precision import Change
 from actstore.storage.verify import verify
+from tests.killed import apart, done
 from tests.recordings import record
-from tests.test_compaction import SHAPE, rounded, same, values
+from tests.test_compaction import OLD, SHAPE, rounded, same, values
 url = sys.argv[2]
 compaction.measure = lambda blocks, keep_bits: Change()  # takes longest
-
-def apart(function, *arguments):
-    # forked from a process that has never talked to the server
-    child = os.fork()
-    if not child:
-        try:
-            os._exit(function(*arguments) or 0)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(99)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert code != 99
-    return code
 
 def killed(changes, keep_bits):
     left = [changes]
@@ -382,8 +373,7 @@ def check(old, new):
     run = actstore.open(url).only()
     bits = run.attrs.get("keep_bits", 23)
     assert bits in (old, new)
-    exact = np.load(sys.argv[3])
-    exact = {tuple(name.split()): exact[name] for name in exact.files}
+    exact = OLD
     for once in range(22, bits - 1, -1):  # one bit after another is not the same as all at once
         exact = rounded(exact, once)
     assert same(values(run), exact), (old, new, bits)
@@ -391,44 +381,33 @@ def check(old, new):
 
 def begin():
     record(url, epochs=(0,), **SHAPE)
-    held = values(actstore.open(url).only())
-    np.savez(sys.argv[3], **{" ".join(key): x for key, x in held.items()})
 
 def finish(keep_bits):
     list(compact(actstore.open(url), keep_bits=keep_bits))
     assert verify(url) == []
 
-apart(begin)
+done(apart(begin))
 bits = 23
-for changes in map(int, sys.argv[4:]):
-    code = apart(killed, changes, bits - 1)
-    found = apart(check, bits, bits - 1)
-    apart(finish, bits - 1)
+for changes in map(int, sys.argv[3:]):
+    code = done(apart(killed, changes, bits - 1))
+    found = done(apart(check, bits, bits - 1))
+    done(apart(finish, bits - 1))
     print(changes, code == -signal.SIGKILL, "new" if found < bits else "old")
     bits -= 1
 """
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    one = Server()
-    yield one
-    one.stop()
-
-
 # the lock, four arrays with one epoch, the step, …
 @pytest.mark.parametrize("changes", [(5, 6), pytest.param(range(12), marks=pytest.mark.slow)])
 def test_a_compaction_killed_between_two_requests_leaves_a_run_on_a_server_that_is_whole(
-    server: Server, tmp_path: Path, changes: Sequence[int]
+    bucket: Server, tmp_path: Path, changes: Sequence[int]
 ) -> None:
-    wire = Wire(server)
     url = f"s3://{BUCKET}/{tmp_path.name}/runs.zarr"
-    result = subprocess.run(
-        [sys.executable, "-c", _KILLS, str(ROOT), url, str(tmp_path / "exact.npz"),
-         *map(str, changes)],
-        capture_output=True, text=True, env={**os.environ, **wire.environment},
-    )  # fmt: skip
-    wire.close()
+    with wire_to(bucket) as wire:
+        result = subprocess.run(
+            [sys.executable, "-c", _KILLS, str(ROOT), url, *map(str, changes)],
+            capture_output=True, text=True, env={**os.environ, **wire.environment},
+        )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
     lines = [line.split() for line in result.stdout.splitlines()]
     expected = [[str(n), "True", "old" if n < 6 else "new"] for n in changes]

@@ -9,12 +9,11 @@ import matplotlib.image
 import matplotlib.pyplot as plt
 import pytest
 
+from .bucket import BUCKET, Server, wire_to
 from .examples import FOLDER, run_example
 from .planted import record_run
 
 pytestmark = pytest.mark.timeout(900)  # the demonstration trains for a minute, or five if others do
-
-REMOTE = ("moto.server", "obstore", "distributed")
 
 
 def test_an_xarray_session_selects_computes_and_plots(
@@ -81,25 +80,17 @@ def test_a_wide_network_meets_its_rivals(
 
 
 def test_a_store_in_a_bucket_is_asked_on_a_cluster(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, bucket: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for library in REMOTE:
-        pytest.importorskip(library)
-    from .bucket import BUCKET, Server, wire_to
-
     for width in (16, 32, 64):
         record_run(tmp_path / "planted.zarr", width=width, seed=0, weight_decay=0.005)
-    server = Server()
-    try:
-        with wire_to(server) as wire:
-            for name, value in wire.environment.items():
-                monkeypatch.setenv(name, value)
-            where = f"s3://{BUCKET}/planted.zarr"
-            actstore = str(Path(sys.executable).parent / "actstore")
-            subprocess.run([actstore, "merge", where, tmp_path / "planted.zarr"], check=True)
-            example = [sys.executable, str(FOLDER / "bucket_and_cluster.py"), where]
-            said = subprocess.run(example, check=True, capture_output=True, text=True).stdout
-    finally:
-        server.stop()
+    with wire_to(bucket) as wire:
+        for name, value in wire.environment.items():
+            monkeypatch.setenv(name, value)
+        where = f"s3://{BUCKET}/{tmp_path.name}/planted.zarr"
+        actstore = str(Path(sys.executable).parent / "actstore")
+        subprocess.run([actstore, "merge", where, tmp_path / "planted.zarr"], check=True)
+        example = [sys.executable, str(FOLDER / "bucket_and_cluster.py"), where]
+        said = subprocess.run(example, check=True, capture_output=True, text=True).stdout
     assert "weight_decay=0.005: n_clones ~ width^" in said
     assert said.rstrip().splitlines()[-1].split()[0] == "64"

@@ -37,7 +37,7 @@ from actstore.storage.transfer import fetch
 from actstore.storage.verify import verify
 from actstore.storage.writer import RunWriter
 
-from .bucket import BUCKET, Server, Wire
+from .bucket import BUCKET, Server, Wire, wire_to
 from .command_line import Answer
 from .killed import killed_again_and_again
 from .recordings import attributes, one_epoch, record
@@ -47,23 +47,15 @@ SMALL: dict[str, Any] = {"splits": {"test": 60}}
 LARGE: dict[str, Any] = {"splits": {"test": 2100}, "layers": {"last_hidden": 300}}
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    one = Server()
-    yield one
-    one.stop()
-
-
 @pytest.fixture
-def wire(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
-    one = Wire(server)
-    for name, value in one.environment.items():
-        monkeypatch.setenv(name, value)
+def wire(bucket: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
     # nobody in a test waits for a server to come back
     monkeypatch.setattr(remote, "READ_PATIENCE", 1)
     monkeypatch.setattr(remote, "WRITE_PATIENCE", 1)
-    yield one
-    one.close()
+    with wire_to(bucket) as one:
+        for name, value in one.environment.items():
+            monkeypatch.setenv(name, value)
+        yield one
 
 
 @pytest.fixture
@@ -541,18 +533,18 @@ def test_damaged_samples_are_an_error_and_a_damaged_cache_is_computed_anew(insid
 
 
 @pytest.fixture
-def no_credentials(server: Server) -> Iterator[Callable[[int], None]]:
+def no_credentials(bucket: Server) -> Iterator[Callable[[int], None]]:
     """Return what makes the server refuse whoever it does not know, after some requests."""
-    yield lambda after: _refuse_after(server, after)
-    server.ask("POST", "/moto-api/reset-auth", b"inf")
+    yield lambda after: _refuse_after(bucket, after)
+    bucket.ask("POST", "/moto-api/reset-auth", b"inf")
 
 
-def _refuse_after(server: Server, requests: int) -> None:
-    server.ask("POST", "/moto-api/reset-auth", str(requests).encode())
+def _refuse_after(bucket: Server, requests: int) -> None:
+    bucket.ask("POST", "/moto-api/reset-auth", str(requests).encode())
 
 
 def test_credentials_that_are_refused_are_told_in_one_sentence(
-    url: str, server: Server, no_credentials: Callable[[int], None], cli: Callable[..., Answer]
+    url: str, bucket: Server, no_credentials: Callable[[int], None], cli: Callable[..., Answer]
 ) -> None:
     recorded(url, complete=False, slots=9, **SMALL)
     no_credentials(0)
