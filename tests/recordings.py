@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xarray as xr
 
+import actstore
 from actstore import schema
 from actstore.storage.writer import RunWriter
 
@@ -69,6 +71,25 @@ def record(
         writer.write(epoch, **one_epoch(epoch, seed=seed, splits=splits, layers=layers))
     writer.close(complete=complete)
     return store
+
+
+def contents(store: Path) -> dict[tuple[str, str], xr.Dataset]:
+    """Return everything that a store holds of its runs' data, by run and part."""
+    runs = actstore.open(store).items()
+    readouts = {(name, "readout"): run.readout().compute() for name, run in runs}
+    splits = {
+        (name, split): run.dataset(split).compute() for name, run in runs for split in run.splits
+    }
+    return readouts | splits
+
+
+def assert_same(store: Path, other: Path) -> None:
+    """Fail unless two stores hold the same numbers, to the bit."""
+    found, expected = contents(store), contents(other)
+    assert found.keys() == expected.keys()
+    for key, dataset in found.items():
+        for name in dataset.variables:
+            np.testing.assert_array_equal(dataset[name], expected[key][name], err_msg=f"{key}")
 
 
 def every_byte(store: Path) -> dict[str, bytes]:

@@ -29,6 +29,8 @@ from actstore.training.progress import RecordedEpoch
 from actstore.training.settings import learning_rate
 from actstore.training.splits import Split
 
+from .recordings import assert_same
+
 N_TRAIN, N_TEST, BATCH = 16, 8, 8
 
 #: recipe → values that make it small; the data are generated
@@ -110,22 +112,6 @@ def small_plan(name, **keywords):
 def splits_of(plan, data_dir):
     takes_folder = plan.recipe.name != "digits"
     return plan.recipe.splits(data_dir=data_dir if takes_folder else None)
-
-
-def contents(store):
-    return {
-        (name, split): run.dataset(split).compute()
-        for name, run in Catalogue(store).items()
-        for split in run.splits
-    }
-
-
-def assert_same(store, other):
-    found, expected = contents(store), contents(other)
-    assert found.keys() == expected.keys()
-    for key, dataset in found.items():
-        for name in dataset.variables:
-            np.testing.assert_array_equal(dataset[name], expected[key][name], err_msg=f"{key}")
 
 
 class Stop(Silent):

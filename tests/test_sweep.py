@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -21,6 +20,8 @@ from actstore.training.datasets import digits
 from actstore.training.own import load_function, own_recipe
 from actstore.training.settings import learning_rate
 from actstore.training.splits import Split, as_splits
+
+from .recordings import assert_same
 
 
 def blobs(*, classes=3, shift=0.0):
@@ -66,23 +67,6 @@ class Log(Silent):
 
     def epoch_recorded(self, plan, recorded):  # noqa: D102
         self.steps.append(("recorded", recorded.epoch))
-
-
-def contents(store):
-    """Return everything that a store holds of its runs' data."""
-    return {
-        (name, split): run.dataset(split).compute()
-        for name, run in Catalogue(store).items()
-        for split in run.splits
-    }
-
-
-def assert_same(store, other):
-    found, expected = contents(store), contents(other)
-    assert found.keys() == expected.keys()
-    for key, dataset in found.items():
-        for name in dataset.variables:
-            np.testing.assert_array_equal(dataset[name], expected[key][name], err_msg=f"{key}")
 
 
 def test_the_sweep_is_the_product_of_widths_seeds_and_values():
@@ -271,22 +255,21 @@ def test_a_lost_or_damaged_checkpoint_is_an_error_that_says_so(tmp_path):
 
 
 def test_a_killed_sweep_resumes_to_the_same_store(tmp_path):
-    script = (
-        "import sys; from actstore.training import *\n"
-        "plans = plan_sweep(RECIPES['digits'], widths=[8], epochs=20, schedule='0,every:1')\n"
-        "record_sweep(sys.argv[1], plans)"
-    )
+    script = """
+import os, signal, sys
+from actstore.training import RECIPES, Silent, plan_sweep, record_sweep
+class Dies(Silent):
+    def epoch_ended(self, plan, epoch):
+        if epoch == 7:  # wherever the thread that writes is
+            os.kill(os.getpid(), signal.SIGKILL)
+plans = plan_sweep(RECIPES["digits"], widths=[8], epochs=12, schedule="0,every:1")
+record_sweep(sys.argv[1], plans, progress=Dies())
+"""
     whole, broken = tmp_path / "whole.zarr", tmp_path / "broken.zarr"
-    killed = subprocess.Popen([sys.executable, "-c", script, broken])
-    for _ in range(1200):
-        if (broken / "width=8,weight_decay=0.005,seed=0" / "train").exists():
-            break
-        time.sleep(0.05)
-    time.sleep(0.3)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
+    killed = subprocess.run([sys.executable, "-c", script, broken], check=False)
+    assert killed.returncode == -signal.SIGKILL
     assert not Catalogue(broken).only().complete
-    plans = plan_sweep(RECIPES["digits"], widths=[8], epochs=20, schedule="0,every:1")
+    plans = plan_sweep(RECIPES["digits"], widths=[8], epochs=12, schedule="0,every:1")
     record_sweep(broken, plans, resume=True)
     record_sweep(whole, plans)
     assert_same(broken, whole)
