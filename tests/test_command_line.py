@@ -622,10 +622,10 @@ def test_a_damaged_cache_is_one_plain_line_on_stderr(fresh: Path, cli: Call) -> 
         (("--seed", 7), "no run of seed 7 in .*; it holds seed 0, 1"),
         (("--where", "weight_decay=0.1"), "no run of weight_decay 0.1 .* weight_decay 0.0, 0.005"),
         (("--where", "momentum=0.9"), "no run of momentum 0.9 .* no momentum, but width, seed, "),
-        (("--run", "mine"), "no run of run mine|no run 'mine'"),
+        (("--run", "mine"), "no run of run mine in .*; it holds run width="),
         (("--epoch", "7"), "no epoch 7 in run .*; it holds 0, 5, 10"),
         (("--epoch", "soon"), "--epoch soon was asked for; give a number"),
-        (("--epoch", "20:30"), "epoch"),
+        (("--epoch", "20:30"), "no epoch from 20 to 30 in run .*; it holds 0, 5, 10"),
         (("--split", "val"), "no split 'val' in run .*; it holds test, train"),
         (("--layer", "conv1"), "no layer 'conv1' in run .*; it holds last_hidden"),
         (("--threshold", 0), r"threshold 0.0 .* \(0, 1\]"),
@@ -686,7 +686,7 @@ def test_a_store_of_a_later_format_is_refused_and_unharmed(tmp_path: Path, cli: 
     for words in (("runs",), ("info",), ("query", "moments")):
         answer = cli(*words, path)
         assert answer.code == 1
-        assert "install a newer actstore" in answer.err or "cannot be read" in answer.err
+        assert "install a newer actstore" in answer.err
     assert every_byte(path) == before
 
 
@@ -769,7 +769,6 @@ def test_an_epoch_that_only_some_runs_have_is_named_with_the_run(fresh: Path, cl
 
 
 def test_worker_processes_answer_and_warn_as_threads_do(fresh: Path, cli: Call) -> None:
-    pytest.importorskip("distributed")
     ask = ("query", "clones", fresh, *ONE, *QUICK, "--format", "json")
     expected = cli(*ask).json
     (damaged,) = fresh.glob("width=16,weight_decay=0.005,seed=0/test/*/moments/comoment/c/2/*/*")

@@ -62,7 +62,9 @@ def test_a_demo_that_is_recorded_already_answers_without_training(recorded: Path
     assert torch_was_loaded == "False"
     rows = [line.split() for line in table if re.match(r" *(0|0\.005) +\d", line)]
     assert [int(row[1]) for row in rows] == WIDTHS * 2
-    assert sum("none" in row for row in rows) >= len(WIDTHS)
+    counted = {(row[0], int(row[1])): row[-1] != "none" for row in rows}
+    assert not any(counted["0", width] for width in WIDTHS)
+    assert all(counted["0.005", width] for width in WIDTHS if width >= 32)  # six signals
     assert "weight_decay=0.0, R² ≥ 0.98: no clones at any width" in answer.out
     assert (recorded / "digits.png").read_bytes()[:4] == b"\x89PNG"
     after = every_byte(recorded / "digits.zarr")

@@ -92,8 +92,8 @@ def source_of(tensor: Any) -> Any:
 
 
 @pytest.fixture
-def streams(monkeypatch: pytest.MonkeyPatch) -> Iterator[Current]:
-    """Stand in for torch.cuda, and for pinned memory; yield the current stream of each device."""
+def streams(monkeypatch: pytest.MonkeyPatch) -> Current:
+    """Stand in for torch.cuda, and for pinned memory; return the current stream of each device."""
     current = {kind.device: Queue(kind.device) for kind in (OnDevice, OnSecond)}
     empty = torch.empty
 
@@ -114,7 +114,7 @@ def streams(monkeypatch: pytest.MonkeyPatch) -> Iterator[Current]:
     monkeypatch.setattr(
         rows_module.torch, "empty", lambda *shape, pin_memory=False: empty(*shape).fill_(torch.nan)
     )
-    return current  # type: ignore[return-value]
+    return current
 
 
 def computed(values: Tensor, streams: Current, kind: type[OnDevice] = OnDevice) -> OnDevice:

@@ -19,6 +19,8 @@ from actstore.recording import Recorder
 from actstore.storage.catalogue import Catalogue
 from actstore.storage.writer import RunWriter
 
+from .recordings import every_byte
+
 SAMPLES, INPUTS, WIDTH, OUTPUTS = 23, 4, 8, 3
 
 
@@ -207,13 +209,17 @@ def test_an_exception_in_the_block_commits_nothing_and_the_epoch_can_be_repeated
             watch_all(recorder, 2, model, loader)
 
 
-def test_a_run_that_exists_is_kept_unless_overwriting_is_asked_for(store, model, loader):
+def test_a_run_that_exists_is_kept_unless_overwriting_is_asked_for(store, model, loader, data):
     for overwrite in (False, True):
+        with torch.no_grad():
+            model[0].weight.add_(1.0)
         with Recorder(store, model, epochs=1, overwrite=overwrite) as recorder:
             recorder.record(1, test=loader)
+        before = every_byte(store)
         with pytest.raises(RunExistsError):
             Recorder(store, model, epochs=1)
-        assert len(Catalogue(store)) == 1
+        assert every_byte(store) == before
+        np.testing.assert_allclose(stored(store).activations[0], features(model, data), rtol=1e-6)
 
 
 def test_due_follows_the_schedule_and_the_event(store, model, loader):
@@ -372,7 +378,10 @@ def test_autocast_is_stored_as_float32(store, model, data):
         for batch, _ in snapshot.watch([(x, y)], "test"):
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 model(batch)
-    assert stored(store).activations.dtype == np.float32
+                expected = model[:-1](batch)
+    found = stored(store).activations
+    assert (expected.dtype, found.dtype) == (torch.bfloat16, np.float32)
+    np.testing.assert_array_equal(found[0], expected.float())
 
 
 def test_a_compiled_model_is_recorded_or_says_what_to_do(store, model, loader, data):

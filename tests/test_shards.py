@@ -24,7 +24,7 @@ def values(samples, width, *, sparse=False):
 
 @pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize(("samples", "width"), [(3, 1), (2048, 256), (2049, 257), (4500, 600)])
-def test_zarr_reads_what_was_written_and_would_have_written_the_same_files(
+def test_zarr_reads_what_was_written_and_would_have_taken_the_same_room(
     group, samples, width, sparse
 ):
     x = values(samples, width, sparse=sparse)
