@@ -1,11 +1,7 @@
-from pathlib import Path
-
 import numpy as np
 import zarr
 
 from actstore.training import RECIPES, plan_sweep, record_sweep
-
-EXAMPLE = Path(__file__).parents[1] / "examples" / "own_training_loop.py"
 
 
 def layout(run):
@@ -38,7 +34,3 @@ def test_a_loop_of_one_s_own_learns_and_gives_the_store_that_a_sweep_gives(tmp_p
     sweep = only_run(tmp_path / "sweep.zarr")
     assert layout(own) == layout(sweep)
     assert own.attrs.keys() == sweep.attrs.keys()
-
-
-def test_the_example_is_short_enough_to_read():
-    assert len(EXAMPLE.read_text().splitlines()) <= 60

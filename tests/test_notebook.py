@@ -3,6 +3,7 @@
 from html.parser import HTMLParser
 from pathlib import Path
 
+import distributed
 import numpy as np
 import pytest
 import xarray as xr
@@ -91,7 +92,6 @@ def test_the_bar_reaches_its_end_on_threads(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_the_bar_reaches_its_end_on_a_cluster(capsys: pytest.CaptureFixture[str]) -> None:
-    distributed = pytest.importorskip("distributed")
     lazy = actstore.spectrum(planted_dataset())
     here = lazy.compute(scheduler="synchronous")
     with (

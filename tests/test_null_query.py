@@ -17,15 +17,12 @@ from actstore.kernels.reconstruction import random_subsets
 from actstore.testing import planted_dataset, planted_layer, raise_if_computes
 
 from .command_line import Answer
+from .strategies import dataset
 
 SIGNALS, WIDTH, SAMPLES = 6, 64, 3000
 SIZES = [8, 16, 32]
 FACTORS = [6, 8, 16]
 INDEPENDENT = "consistent with independent noise"
-
-
-def dataset(x: Any) -> xr.Dataset:
-    return xr.Dataset({"activations": (("sample", "neuron"), x)})
 
 
 def planted_noise(correlation: float, *, seed: int = 0, **options: Any) -> xr.Dataset:

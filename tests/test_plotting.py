@@ -1,6 +1,5 @@
 """Figures: what is drawn is what was computed, nothing is hidden, and files are whole."""
 
-import ast
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -205,19 +204,6 @@ def test_no_window_system_is_touched() -> None:
     assert out.stdout.strip() == "False"
 
 
-def test_plotting_knows_results_and_neither_stores_nor_queries() -> None:
-    folder = Path(plotting.__file__).parent
-    imported = {
-        node.module
-        for file in folder.glob("*.py")
-        for node in ast.walk(ast.parse(file.read_text()))
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("actstore")
-    }
-    assert {m for m in imported if not m.startswith("actstore.plotting")} <= {
-        "actstore", "actstore.errors",
-    }  # fmt: skip
-
-
 # all figures
 
 
@@ -357,9 +343,7 @@ def test_bars_are_the_intervals_of_the_answer() -> None:
 
 
 def test_a_single_setting_says_its_exponent_window_and_interval_in_the_title() -> None:
-    title = (
-        plotting.scaling(growth()).get_title(loc="left") + plotting.scaling(growth()).get_title()
-    )
+    title = title_of(plotting.scaling(growth()))
     assert "held-out R² ≥ 0.98" in title
     assert "width^1.00 (0.90…1.10), widths 32…128" in title
 

@@ -17,14 +17,11 @@ from actstore.testing import planted_clones, planted_dataset, planted_layer
 
 from . import oracle
 from .planted import CLONE_SIZE, EPOCHS, SAMPLES, SEEDS, THRESHOLD, WIDTHS, activations
+from .strategies import dataset
 
 RUN = {"width": 16, "seed": 1, "weight_decay": 0.005}
 SIZES = [1, 3, 4, 8, 14]
 THRESHOLDS = [0.3, 0.6, THRESHOLD, 1.0]
-
-
-def dataset(x: NDArray[Any]) -> xr.Dataset:
-    return xr.Dataset({"activations": (("sample", "neuron"), x)})
 
 
 def layer(split: str = "test", *, epoch: int = EPOCHS[-1]) -> NDArray[np.float64]:

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import xarray as xr
 from scipy.special import gammaln
 from scipy.stats import binom
 
@@ -17,10 +16,7 @@ from actstore.storage.writer import RunWriter
 from actstore.testing import planted_clones, planted_layer
 
 from .recordings import attributes
-
-
-def dataset(x: Any) -> xr.Dataset:
-    return xr.Dataset({"activations": (("sample", "neuron"), x)})
+from .strategies import dataset
 
 
 def record(
