@@ -1,6 +1,7 @@
 # make demo    train the digits sweep, print the clones, draw the figure   (first run installs: a few minutes)
-# make test    the whole test suite          make lint   formatting, lint and types
-# make bench   the benchmarks                make clean  remove what make made
+# make test    the tests, in minutes       make test-slow  the long ones
+# make lint    formatting, lint and types  make bench      the benchmarks
+# make clean   remove what make made
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,8 +12,11 @@ DEMO_DIR ?= .
 demo: $(VENV)/.demo
 	@$(BIN)/actstore demo $(DEMO_DIR)
 
+# A file of tests a core, one thread each: more would wait for each other. A file's tests share what
+# its fixtures record, so they stay together.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" \
+	  -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow

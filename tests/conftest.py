@@ -1,6 +1,9 @@
 """Fixtures that many tests share."""
 
+import fcntl
+import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +16,9 @@ from .bucket import Server
 from .command_line import Answer, own_process, run
 from .examples import run_example
 from .planted import record_planted
+
+# What is started in the background ignores Ctrl-C, and so do all whom it starts: tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples in every run, however long one takes: a busy machine is no failure.
 hypothesis.settings.register_profile("actstore", derandomize=True, deadline=None)
@@ -50,9 +56,15 @@ def fresh(planted_path: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run the demonstration once, for real: about a minute."""
-    folder = tmp_path_factory.mktemp("demo")
-    answer = own_process("demo", folder, timeout=600)
-    assert answer.code == 0, answer.err
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder = shared / "demo"
+    with (shared / "demo.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of several processes that test at once, one runs it
+        if not (folder / "digits.png").exists():
+            folder.mkdir(exist_ok=True)
+            answer = own_process("demo", folder, timeout=600)
+            assert answer.code == 0, answer.err
     return folder
 
 
