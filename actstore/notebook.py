@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import dask
 import xarray as xr
+from dask.diagnostics.progress import ProgressBar
+from dask.utils import format_time
 
 from actstore.errors import InvalidParameterError
 
@@ -62,11 +64,24 @@ class Answer:
         return drawn
 
 
+class Bar(ProgressBar):
+    """The bar of dask, with the time that is left if the rest goes as fast."""
+
+    def _draw_bar(self, frac: float, elapsed: float) -> None:
+        super()._draw_bar(frac, elapsed)
+        left = f" | about {format_time(elapsed / frac - elapsed)} left" if 0 < frac < 1 else ""
+        with suppress(ValueError):  # whoever printed there may have closed it
+            if self._file is not None:
+                self._file.write(f"{left:<25}")  # over what stood there before
+                self._file.flush()
+
+
 @contextmanager
 def progress() -> Iterator[None]:
     """Show a bar while answers are computed, by threads here or by a cluster.
 
-    A :class:`distributed.Client`, if there is one, is asked for its own bar.
+    It says how much is done, for how long, and about how long it still takes. A
+    :class:`distributed.Client`, if there is one, is asked for its own bar.
 
     Returns
     -------
@@ -87,9 +102,7 @@ def progress() -> Iterator[None]:
     """
     client = _client()
     if client is None:
-        from dask.diagnostics.progress import ProgressBar
-
-        with ProgressBar():
+        with Bar():
             yield
         return
 

@@ -1,5 +1,6 @@
 """In a notebook: stores and runs are tables, answers draw themselves, a bar shows progress."""
 
+import io
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 
 import actstore
 from actstore.errors import InvalidParameterError
+from actstore.notebook import Bar
 from actstore.testing import planted_dataset
 
 from .planted import record_run
@@ -87,8 +89,17 @@ def test_the_bar_reaches_its_end_on_threads(capsys: pytest.CaptureFixture[str]) 
     lazy = actstore.spectrum(planted_dataset())
     with actstore.progress():
         shown = lazy.compute()
-    assert "100% Completed" in capsys.readouterr().out
+    last = capsys.readouterr().out.rpartition("\r")[2]
+    assert "100% Completed" in last
+    assert "left" not in last
     xr.testing.assert_identical(shown, lazy.compute())
+
+
+@pytest.mark.parametrize(("share", "said"), [(0.25, " about 90.00 s left"), (0, ""), (1, "")])
+def test_the_time_left_is_that_of_the_rest_at_the_same_speed(share: float, said: str) -> None:
+    file = io.StringIO()
+    Bar(out=file)._draw_bar(share, 30.0)
+    assert file.getvalue().rstrip().rpartition("|")[2] == (said or " 30.00 s")
 
 
 def test_the_bar_reaches_its_end_on_a_cluster(capsys: pytest.CaptureFixture[str]) -> None:
