@@ -33,7 +33,8 @@ class Store(Catalogue):
         """Return the runs as a table for a notebook, and how far the sweep is."""
         complete = sum(run.complete for run in self.values())
         share = f'<progress value="{complete}" max="{max(len(self), 1)}"></progress>'
-        title = f"{html.escape(self.path)}: {len(self)} runs, {complete} complete {share}"
+        count = f"{len(self)} {'run' if len(self) == 1 else 'runs'}"
+        title = f"{html.escape(self.path)}: {count}, {complete} complete {share}"
         # pandas escapes names and settings
         return f"<p><b>actstore</b> {title}</p>{self.runs.to_html(max_rows=40, escape=True)}"
 

@@ -11,7 +11,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 import actstore
-from actstore.errors import InvalidParameterError
+from actstore.errors import InvalidParameterError, NotInStoreError
 from actstore.notebook import Bar
 from actstore.testing import planted_dataset
 
@@ -46,6 +46,15 @@ def test_a_store_shows_its_runs_and_how_far_the_sweep_is(planted: actstore.Store
     assert sum(tag == "tr" for tag, _ in elements) == len(planted) + 2  # two rows of headings
     (bar,) = [attrs for tag, attrs in elements if tag == "progress"]
     assert bar == {"value": str(len(planted)), "max": str(len(planted))}
+    assert f": {len(planted)} runs, {len(planted)} complete" in planted._repr_html_()
+
+
+def test_one_run_is_a_run_and_is_asked_for_by_its_name(planted: actstore.Store) -> None:
+    one = planted.sel(width=8, weight_decay=0.0, seed=1)
+    assert ": 1 run, 1 complete" in one._repr_html_()
+    assert repr(one).splitlines()[0].endswith(": 1 run>")
+    with pytest.raises(NotInStoreError, match=r"no run 0 in .*; it holds width=8"):
+        one[0]  # type: ignore[index]
 
 
 def test_a_run_shows_its_epochs_layers_and_metrics(planted: actstore.Store) -> None:

@@ -61,7 +61,7 @@ class Catalogue(Mapping[str, Run]):
     def __getitem__(self, name: str) -> Run:
         """Return the run of this name."""
         if name not in self._runs:
-            alike = [held for held in self._runs if name in held] or list(self._runs)
+            alike = [held for held in self._runs if str(name) in held] or list(self._runs)
             rest = f" and {len(alike) - 4} more" if len(alike) > 4 else ""
             held = ", ".join(alike[:4]) or "none"
             raise NotInStoreError(f"no run {name!r} in {self.path!r}; it holds {held}{rest}")
@@ -77,7 +77,8 @@ class Catalogue(Mapping[str, Run]):
         return len(self._runs)
 
     def __repr__(self) -> str:
-        return f"<actstore.{type(self).__name__} {self.path!r}: {len(self)} runs>\n{self.runs}"
+        count = f"{len(self)} {'run' if len(self) == 1 else 'runs'}"
+        return f"<actstore.{type(self).__name__} {self.path!r}: {count}>\n{self.runs}"
 
     @property
     def runs(self) -> pd.DataFrame:
