@@ -95,8 +95,8 @@ def dynamics(
         ``has_clones`` as in :func:`~actstore.queries.clones`, with dims ``(run, epoch,
         threshold)``; the metrics that were logged, such as ``train_error`` and ``train_loss``,
         ``participation_ratio``, ``effective_rank`` and ``alive (run, epoch)``;
-        ``interpolation_epoch (run)``, the first recorded epoch of zero train error;
-        ``clone_epoch (run, threshold)``, the first recorded epoch with two clones or more;
+        ``interpolation_epoch (run)``, the first of the selected epochs with zero train error;
+        ``clone_epoch (run, threshold)``, the first of them with two clones or more;
         ``lag``, clone epoch − interpolation epoch (all NaN where it never happens).
 
         Of subsets that are followed: ``r2``, ``r2_heldout``, ``residual_correlation`` and
@@ -118,8 +118,8 @@ def dynamics(
 
     Notes
     -----
-    Only recorded epochs are seen: an event lies between the epoch given and the one recorded
-    before it. The paper's claim is that clones need training to go on until the train error is
+    Only epochs that were recorded and selected are seen: an event lies between the epoch given
+    and the one before it; with ``store.sel(epoch=[10, 50])`` it is 10 or 50. The paper's claim is that clones need training to go on until the train error is
     zero: ``lag`` tells whether they came after it here, which does not say that they came of it.
 
     References
@@ -222,8 +222,8 @@ def _events(has_clones: xr.DataArray, metrics: xr.Dataset) -> xr.Dataset:
     )
     begin = xr.Variable(has_clones.dims[1:], found)
     texts = {
-        "interpolation_epoch": "first recorded epoch of zero train error",
-        "clone_epoch": "first recorded epoch with two clones or more",
+        "interpolation_epoch": "first selected epoch of zero train error",
+        "clone_epoch": "first selected epoch with two clones or more",
         "lag": "clone epoch - interpolation epoch",
     }
     events = xr.Dataset(
