@@ -119,8 +119,9 @@ def dynamics(
     Notes
     -----
     Only epochs that were recorded and selected are seen: an event lies between the epoch given
-    and the one before it; with ``store.sel(epoch=[10, 50])`` it is 10 or 50. The paper's claim is that clones need training to go on until the train error is
-    zero: ``lag`` tells whether they came after it here, which does not say that they came of it.
+    and the one before it; with ``store.sel(epoch=[10, 50])`` it is 10 or 50. The paper's claim is
+    that clones need training to go on until the train error is zero: ``lag`` tells whether they
+    came after it here, which does not say that they came of it.
 
     References
     ----------
