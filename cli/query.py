@@ -186,6 +186,8 @@ def _worded(rows: output.Rows) -> output.Rows:
 
 
 def _footer(question: str, answer: Any) -> str:
+    if question == "ensemble":
+        return f"\n\n{textwrap.fill(_contests(answer), output.WIDTH)}"
     if question != "scaling":
         return _against_null(answer) + _criterion(answer)
     lines = []
@@ -200,6 +202,15 @@ def _footer(question: str, answer: Any) -> str:
     ]
     lines = [textwrap.fill(line, output.WIDTH, subsequent_indent="  ") for line in lines]
     return "\n\n" + "\n".join(lines) + _criterion(answer)
+
+
+def _contests(answer: Any) -> str:
+    if "winner" not in answer:
+        return "no contest: it takes K seeds of a width w and a run of width K·w in one setting"
+    return (
+        "winner: whose error is less by more than the 95 % interval of the difference; the p value "
+        "is that of McNemar's exact test, which asks for more"
+    )
 
 
 def _against_null(answer: Any) -> str:

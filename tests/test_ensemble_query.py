@@ -324,6 +324,10 @@ def test_the_command_says_who_wins(path: Path, cli: Callable[..., Answer]) -> No
     assert table.code == 0
     assert "narrow ensemble" in table.out
     assert "variance" in table.out
+    assert "winner: whose error is less by more than the 95 % interval" in table.out
+    alone = cli("query", "ensemble", path, "--width", "8").out
+    assert "no contest: it takes K seeds" in alone
+    assert "winner" not in alone
 
 
 def test_too_few_seeds_end_with_one_sentence(path: Path, cli: Callable[..., Answer]) -> None:
