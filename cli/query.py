@@ -243,7 +243,8 @@ def _growth(one: Any) -> str:
 def _decay(one: Any, split: str) -> str:
     gamma, low, high = (float(one[f"gamma{end}"]) for end in ("", "_low", "_high"))
     known = "" if gamma == gamma else " cannot be told"
-    law = f" ~ width^-{gamma:.2f} ({low:.2f}…{high:.2f})" if gamma == gamma else ""
+    # not "width^-0.83 (0.31…1.57)": the interval is that of gamma, and has no minus
+    law = f" ~ width^-gamma, gamma {gamma:.2f} ({low:.2f}…{high:.2f})" if gamma == gamma else ""
     window = f"{float(one['gamma_window_low']):g}…{float(one['gamma_window_high']):g}"
     inf = f", error_inf {float(one['error_inf']):.4g}" if gamma == gamma else ""
     return f"{one['setting'].item()}, {split} error - error_inf{known}{law} over {window}{inf}"

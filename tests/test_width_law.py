@@ -275,7 +275,7 @@ def test_the_command_prints_the_law_with_its_window(path: Path, cli: Callable[..
     answer = cli("query", "scaling", path, "--subsets", 2, "--error-inf", FLOOR)
     assert answer.code == 0, answer.err
     said = " ".join(answer.out.split())  # lines are as wide as a terminal
-    held = said.rpartition(f"{DECAYING}, test error - error_inf ~ width^-0.70 (")[2]
+    held = said.rpartition(f"{DECAYING}, test error - error_inf ~ width^-gamma, gamma 0.70 (")[2]
     assert held.partition(")")[2].startswith(" over 4…32, error_inf 0.03")
     assert f"{FLAT}, test error - error_inf cannot be told over 4…16" in said
     train = cli("query", "scaling", path, "--subsets", 2, "--split", "train")

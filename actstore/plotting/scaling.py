@@ -149,7 +149,14 @@ def _fit(ax: Axes, one: xr.Dataset, widths: Array, look: dict[str, Any]) -> str:
 def _notes(ax: Axes, result: xr.Dataset, needed: set[str]) -> None:
     """Give the legend its entries for what is the same in every setting."""
     if result["has_clones"].any():
-        ax.plot([], [], color=GREY, ls=":", lw=1.1, label="W / w_c of the widest layer")
+        ax.plot(
+            [],
+            [],
+            color=GREY,
+            ls=":",
+            lw=1.1,
+            label="proportional to width: W / w_c\nwith w_c of the widest layer",
+        )
     if "interval" in needed:
         seeds = int(result["seeds"].max()) if "seeds" in result else 1
         over = "subsets (one seed)" if seeds == 1 else "seeds and subsets"
