@@ -4,10 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 
 import actstore
 from actstore import schema
 from actstore.errors import InvalidParameterError, NotInStoreError, StoreCorruptError
+from actstore.storage.location import open_or_create_root
 from actstore.storage.writer import RunWriter
 
 from .recordings import one_epoch, record
@@ -169,8 +171,6 @@ def test_a_store_is_a_mapping_of_names_to_runs(store: actstore.Store) -> None:
 
 
 def test_a_store_without_a_run_has_an_empty_table(tmp_path: Path) -> None:
-    from actstore.storage.location import open_or_create_root
-
     open_or_create_root(tmp_path / "s")
     store = actstore.open(tmp_path / "s")
     assert len(store.runs) == 0
@@ -210,8 +210,6 @@ def test_a_damaged_marker_is_an_error_and_not_an_empty_run(tmp_path: Path) -> No
 
 
 def test_a_group_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
-    import zarr
-
     record(tmp_path / "s")
     zarr.open_group(tmp_path / "s", mode="r+").create_group("notes", attributes={"by": "me"})
     assert list(actstore.open(tmp_path / "s")) == ["run"]

@@ -3,17 +3,22 @@ import gzip
 import io
 import json
 import pickle
+import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import torchvision
+from actstore.cli.record import command
 from actstore.cli.record_progress import JsonLines
+from click.testing import CliRunner
 from PIL import Image
 from rich.console import Console
+from sklearn.decomposition import PCA
 from torch import nn
 
+import actstore
 from actstore.errors import (
     DatasetNotFoundError,
     InvalidParameterError,
@@ -323,8 +328,6 @@ def test_fashion_mnist_is_the_same_from_torchvision_s_folder_and_from_idx_files(
 
 
 def test_parity_data_are_the_first_principal_components_of_the_digits(data_dir):
-    from sklearn.decomposition import PCA
-
     splits = built_in_data.mnist_parity(data_dir=data_dir, components=5)
     raw = {
         name: read_idx(data_dir / "MNIST" / "raw" / f"{file}-images-idx3-ubyte").flatten(1).numpy()
@@ -405,8 +408,6 @@ def test_a_download_that_failed_leaves_no_empty_folders(tmp_path):
 
 
 def test_without_torchvision_the_recipes_that_need_it_say_so(monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "torchvision", None)
     monkeypatch.setitem(sys.modules, "torchvision.models", None)
     monkeypatch.setitem(sys.modules, "torchvision.transforms.v2", None)
@@ -579,8 +580,6 @@ def test_interrupted_and_failed_runs_at_a_time_leave_a_store_that_resumes(tmp_pa
 
 
 def test_clones_counted_while_training_are_near_those_of_the_query(tmp_path):
-    import actstore
-
     counted = {}
 
     class Counts(Silent):
@@ -598,9 +597,6 @@ def test_clones_counted_while_training_are_near_those_of_the_query(tmp_path):
 
 
 def test_a_sweep_speaks_json_when_asked(tmp_path, monkeypatch, data_dir):
-    from actstore.cli.record import command
-    from click.testing import CliRunner
-
     monkeypatch.chdir(tmp_path)
     arguments = ["s.zarr", "--recipe", "fashion-mnist", "--set", "model=wrn", "--width", "16",
                  "--epochs", "1", "--data-dir", str(data_dir), "--log-format", "json"]  # fmt: skip
@@ -630,9 +626,6 @@ def test_below_two_there_are_no_clones_in_json_either(counted, told):
 
 
 def test_a_sweep_is_explained_without_data_or_store(tmp_path, monkeypatch):
-    from actstore.cli.record import command
-    from click.testing import CliRunner
-
     monkeypatch.chdir(tmp_path)
     arguments = ["s.zarr", "--recipe", "cifar10-wrn28", "--width", "512,640", "--explain"]
     result = CliRunner().invoke(command, arguments, catch_exceptions=False)
@@ -658,8 +651,6 @@ def test_compiled_steps_train_to_the_same_errors(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_fashion_mnist_widened_with_weight_decay_holds_clones(tmp_path):
-    import actstore
-
     try:
         built_in_data.fashion_mnist_pixels()
     except DatasetNotFoundError as missing:

@@ -22,10 +22,11 @@ from actstore.errors import ActstoreError
 from actstore.report.answers import MOST_EPOCHS, Answers, Setting, ask
 from actstore.report.claims import HOLDS, NOT, UNTOLD, verdicts
 from actstore.report.figures import legible
+from actstore.storage.writer import RunWriter
 
 from .command_line import Answer
 from .planted_networks import record_networks
-from .recordings import record
+from .recordings import attributes, one_epoch, record
 
 EVIL = "<img src=x onerror=\"document.title='stolen'\"></script><script>alert(1)</script>$\\frac{"
 BARE, KEPT = 0, 1  # places of the settings of the answers made by hand
@@ -257,11 +258,11 @@ def test_the_page_judges_every_claim_for_every_setting(page: str) -> None:
 
 
 def test_the_page_needs_nothing_from_outside(page: str) -> None:
-    for tag, attributes in Elements(page).tags:
+    for tag, held in Elements(page).tags:
         assert tag not in ("iframe", "object", "embed", "base")
-        assert not (tag == "script" and attributes)
+        assert not (tag == "script" and held)
         for name in ("src", "href", "xlink:href", "srcset", "data", "poster"):
-            value = attributes.get(name) or "#"
+            value = held.get(name) or "#"
             assert value.startswith(("#", "data:")), (tag, value)
     assert not re.search(r"@import|url\((?!#)", page)
 
@@ -269,7 +270,7 @@ def test_the_page_needs_nothing_from_outside(page: str) -> None:
 def test_names_and_attributes_of_strangers_are_text(page: str) -> None:
     elements = Elements(page)
     assert [tag for tag, _ in elements.tags].count("script") == 1
-    assert not [tag for tag, attributes in elements.tags if "onerror" in attributes]
+    assert not [tag for tag, held in elements.tags if "onerror" in held]
     assert EVIL in "".join(elements.texts)
     assert EVIL not in page
 
@@ -314,10 +315,6 @@ def test_a_run_that_has_only_begun_is_named_and_left_out(page: str) -> None:
 
 
 def test_dynamics_takes_few_epochs_and_those_about_zero_train_error(tmp_path: Path) -> None:
-    from actstore.storage.writer import RunWriter
-
-    from .recordings import attributes, one_epoch
-
     writer = RunWriter.create(tmp_path / "long.zarr", "run", slots=60, attributes=attributes())
     for epoch in range(60):
         content = one_epoch(epoch)
