@@ -4,9 +4,27 @@ Every error is an :class:`ActstoreError` *and* the builtin it resembles, so that
 ``except ValueError`` in a script of one's own still works.
 """
 
+import re
+
+
+def without_passwords(text: str) -> str:
+    """Return a text in which URLs have stars in the place of passwords.
+
+    Examples
+    --------
+    >>> without_passwords("no store at 'sftp://ada:secret@host:22/runs.zarr'")
+    "no store at 'sftp://ada:***@host:22/runs.zarr'"
+    """
+    # One slash too: that is what a Path makes of a URL. A port is no password, nor are the
+    # colons that chain URLs; up to the last @, for a password may hold one, or a slash.
+    return re.sub(r"(:/+[^\s/:@'\"]*):(?!:|\d+(?:[/'\"\s]|$))[^\s'\"]*@", r"\1:***@", text)
+
 
 class ActstoreError(Exception):
-    """Any error that actstore raises on purpose."""
+    """Any error that actstore raises on purpose; it names URLs without their passwords."""
+
+    def __init__(self, *told: object) -> None:
+        super().__init__(*(without_passwords(t) if isinstance(t, str) else t for t in told))
 
 
 class StoreNotFoundError(ActstoreError, FileNotFoundError):
@@ -71,3 +89,6 @@ class UndecidedWarning(UserWarning):
 
 class StoreWarning(UserWarning):
     """A part of the store that can be made anew, such as a cache, is damaged or cannot be kept."""
+
+    def __init__(self, *told: object) -> None:
+        super().__init__(*(without_passwords(t) if isinstance(t, str) else t for t in told))

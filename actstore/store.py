@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 
 from actstore import queries
+from actstore.errors import without_passwords
 from actstore.queries.explain import explain
 from actstore.storage.catalogue import Catalogue
 from actstore.storage.location import StorePath
@@ -34,7 +35,7 @@ class Store(Catalogue):
         complete = sum(run.complete for run in self.values())
         share = f'<progress value="{complete}" max="{max(len(self), 1)}"></progress>'
         count = f"{len(self)} {'run' if len(self) == 1 else 'runs'}"
-        title = f"{html.escape(self.path)}: {count}, {complete} complete {share}"
+        title = f"{html.escape(without_passwords(self.path))}: {count}, {complete} complete {share}"
         # pandas escapes names and settings
         return f"<p><b>actstore</b> {title}</p>{self.runs.to_html(max_rows=40, escape=True)}"
 

@@ -37,6 +37,7 @@ def command(store: str, run: str | None) -> None:
 
 def _of_store(store: Store) -> list[tuple[str, str]]:
     from actstore import schema
+    from actstore.errors import without_passwords
     from actstore.storage.catalogue import distinct
     from actstore.storage.location import files_at
 
@@ -47,7 +48,7 @@ def _of_store(store: Store) -> list[tuple[str, str]]:
             settings.setdefault(key, []).append(value)
 
     return [
-        ("store", store.path),
+        ("store", without_passwords(store.path)),
         ("format", str(store.attrs["actstore_format"])),
         ("written by", f"actstore {store.attrs['actstore_version']}"),
         ("created", schema.readable(str(store.attrs["created"]))),

@@ -299,13 +299,16 @@ def command_line(argv: Sequence[str]) -> str:
     --------
     >>> command_line(["/home/ada/.venv/bin/actstore", "record", "/data/ada/runs.zarr"])
     'actstore record runs.zarr'
-    >>> command_line(["actstore", "record", "sftp://ada:secret@host/runs.zarr"])
+    >>> command_line(["actstore", "record", "sftp://ada:secret=@host/runs.zarr?token=1"])
     'actstore record runs.zarr'
     """
     words = []
     for word in argv:
-        option, equals, value = word.rpartition("=")
-        if os.path.isabs(value) or "://" in value:
+        before, scheme, rest = word.partition("://")  # what follows it may hold an = of its own
+        option, equals, value = before.rpartition("=")
+        if scheme:
+            value = os.path.basename(rest.partition("?")[0].rstrip("/"))
+        elif os.path.isabs(value):
             value = os.path.basename(value.rstrip("/\\"))
         words.append(f"{option}{equals}{value}")
     return shlex.join(words)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -14,10 +15,13 @@ import numpy as np
 import pytest
 
 import actstore
+from actstore import errors
 from actstore.errors import ActstoreError, StoreNotFoundError, StoreWarning, StoreWriteError
+from actstore.report import page
 from actstore.storage.compaction import compact
 from actstore.storage.exporting import export
 from actstore.storage.importing import import_run
+from actstore.storage.location import files_at
 from actstore.storage.merging import merge
 from actstore.storage.removal import remove
 from actstore.storage.repair import repair
@@ -184,9 +188,12 @@ import os, sys, warnings
 sys.path.insert(0, {root!r})
 import numpy as np
 import actstore
+from actstore import errors
+from actstore.report import page
 from actstore.storage.compaction import compact
 from actstore.storage.exporting import export
 from actstore.storage.importing import import_run
+from actstore.storage.location import files_at
 from actstore.storage.merging import merge
 from actstore.storage.removal import remove
 from actstore.storage.writer import RunWriter
@@ -279,3 +286,58 @@ def test_an_export_that_finds_no_room_says_so_in_a_line_and_leaves_nothing(
             export(store, tmp_path / "disk" / f"x{suffix}")
         assert "\n" not in str(told.value)
         assert list((tmp_path / "disk").iterdir()) == [filler]
+
+
+# ---------------------------------------------------------------- passwords in URLs
+
+
+@pytest.mark.parametrize(
+    ("said", "named"),
+    [
+        ("no 'sftp://ada:secret@host:22/x'", "no 'sftp://ada:***@host:22/x'"),
+        ("s3://key:sec/re@t@bucket/x", "s3://key:***@bucket/x"),
+        ("zip://a::sftp://ada:secret@h/f.zip", "zip://a::sftp://ada:***@h/f.zip"),
+        ("'sftp:/u:secret@h/x', a Path", "'sftp:/u:***@h/x', a Path"),
+        ("https://host:8080/a@b", "https://host:8080/a@b"),
+        ("tcp://127.0.0.1:8786 of a@b", "tcp://127.0.0.1:8786 of a@b"),
+        ("sftp://ada@host/x", "sftp://ada@host/x"),
+        ("C:/x/y:z", "C:/x/y:z"),
+    ],
+)
+def test_errors_name_urls_without_their_passwords(said: str, named: str) -> None:
+    kinds = [
+        kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, ActstoreError | StoreWarning)
+    ]
+    assert len(kinds) > 15
+    for kind in kinds:
+        assert str(kind(said)) == named
+        assert str(pickle.loads(pickle.dumps(kind(said)))) == named
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        actstore.open,
+        verify,
+        lambda url: merge(url, [f"{url}2"]),
+        lambda url: export(actstore.open(url), f"{url}/x.npy"),
+        lambda url: files_at(Path(url)),
+    ],
+)
+def test_no_refusal_of_a_server_repeats_the_password_of_its_url(call: Any) -> None:
+    with pytest.raises(ActstoreError) as told:
+        call("ftp://ada:secret@127.0.0.1:1/runs.zarr")
+    assert "secret" not in str(told.value)
+    assert "ada" in str(told.value)
+
+
+def test_a_store_in_a_notebook_and_in_a_report_is_named_without_its_password(
+    planted: actstore.Store,
+) -> None:
+    store = planted.narrow(lambda run: run)
+    store.path = "sftp://ada:secret@host/runs.zarr"
+    for shown in (repr(store), store._repr_html_(), str(page._summary(store))):
+        assert "ada:***@host" in shown
+        assert "secret" not in shown

@@ -9,7 +9,12 @@ from typing import Any, Literal
 
 from actstore import schema
 from actstore._version import __version__
-from actstore.errors import ActstoreError, InvalidParameterError, MissingExtraError
+from actstore.errors import (
+    ActstoreError,
+    InvalidParameterError,
+    MissingExtraError,
+    without_passwords,
+)
 from actstore.queries.parameters import check_criterion, check_positive, check_thresholds
 from actstore.report.answers import Progress, ask
 from actstore.report.claims import CLAIMS, verdicts
@@ -97,7 +102,7 @@ def html(
         lstrip_blocks=True,
     )
     context: dict[str, Any] = {
-        "name": Path(store.path).name or store.path,
+        "name": Path(store.path).name or without_passwords(store.path),
         "summary": _summary(store),
         "claims": list(CLAIMS),
         "marks": MARKS,
@@ -174,7 +179,8 @@ def _summary(store: Store) -> list[tuple[str, str]]:
         ("epochs of a run", "…".join(map(str, dict.fromkeys((epochs[0], epochs[-1]))))),
         ("samples", ", ".join(f"{split} {samples}" for split, samples in splits)),
         ("layers", ", ".join(layers)),
-        ("store", f"{store.path}, created {schema.readable(str(store.attrs.get('created', '')))}, "
+        ("store", f"{without_passwords(store.path)}, "
+                  f"created {schema.readable(str(store.attrs.get('created', '')))}, "
                   f"format {store.attrs.get('actstore_format', '')}"),
     ]  # fmt: skip
 

@@ -56,7 +56,7 @@ def refusal(error: Exception, url: str) -> OSError:
     code = re.search(r"<Code>(\w+)</Code>", text)
     name = code[1] if code else ""
     if name == "NoSuchBucket":
-        bucket = url.partition("://")[2].partition("/")[0]
+        bucket = url.partition("://")[2].partition("/")[0].rpartition("@")[2]
         return FileNotFoundError(errno.ENOENT, f"there is no bucket {bucket!r}")
     if "169.254.169.254" in text or "metadata.google.internal" in text:
         # what is asked last: the machine itself, were it one of the provider's

@@ -15,7 +15,7 @@ import zarr
 import zarr.errors
 
 from actstore import schema
-from actstore.errors import NotInStoreError
+from actstore.errors import NotInStoreError, without_passwords
 from actstore.storage.epochs import Epochs
 from actstore.storage.files import AT_ONCE
 from actstore.storage.location import StorePath, open_root
@@ -78,7 +78,8 @@ class Catalogue(Mapping[str, Run]):
 
     def __repr__(self) -> str:
         count = f"{len(self)} {'run' if len(self) == 1 else 'runs'}"
-        return f"<actstore.{type(self).__name__} {self.path!r}: {count}>\n{self.runs}"
+        where = without_passwords(self.path)
+        return f"<actstore.{type(self).__name__} {where!r}: {count}>\n{self.runs}"
 
     @property
     def runs(self) -> pd.DataFrame:
