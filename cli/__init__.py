@@ -5,6 +5,7 @@ Nothing here imports the library at the top: ``actstore --help`` loads click alo
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import signal
@@ -142,7 +143,10 @@ def main() -> None:
     except ActstoreError as error:
         click.echo(f"actstore: {error}", err=True)
         sys.exit(1)
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            click.echo("actstore: no space is left where the output goes; free some", err=True)
+            sys.exit(1)
         if not interrupts.came:
             raise
         click.echo("interrupted", err=True)

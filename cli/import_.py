@@ -113,13 +113,13 @@ def command(
         biases = (
             _epochs(list(readout_bias), 1, None, _BIASES)
             if readout_bias
-            else [weight[:, 0] * 0 for weight in weights]
+            else [weight[..., 0] * 0 for weight in weights]
         )
         readout = (weights, biases)
     if readout is not None and len(readout[0]) == 1 != len(numbers):
         raise click.UsageError(f"give a readout for each of the {len(numbers)} epochs")
     origin = {
-        f"{s}/{la}": [Path(file).name for file in several]
+        f"{s}/{la}": [_name(file) for file in several]
         for s, layers in places.items()
         for la, several in layers.items()
     }
@@ -164,6 +164,12 @@ def _parse(text: str, split: str, layer: str) -> tuple[str, str, str]:
     if named is None or Path(text.partition("::")[0]).exists():  # a file may be called a=b.npy
         return split, layer, text
     return named[1], named[2] or layer, named[3]
+
+
+def _name(file: str) -> str:
+    """Return a file's name without its folder, with the name of the array in it."""
+    path, colons, key = file.partition("::")
+    return f"{Path(path).name}{colons}{key}"
 
 
 def _epochs(files: list[str], ndim: int, key: str | None, usual: tuple[str, ...]) -> list[Any]:

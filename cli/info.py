@@ -27,12 +27,13 @@ def command(store: str, run: str | None) -> None:
 
     opened = actstore.open(store)
     lines = _of_run(opened[run]) if run else _of_store(opened)
-    room = max(len(key) for key, _ in lines)
+    room = min(max(len(key) for key, _ in lines), 38)  # a longer key stands alone in its line
     for key, value in lines:
         if not value:  # a model or a data set without a name
             continue
-        told = textwrap.fill(value, 78 - room, break_long_words=False, break_on_hyphens=False)
-        click.echo(textwrap.indent(told, " " * (room + 2)).replace(" " * room, f"{key:<{room}}", 1))
+        told = textwrap.wrap(value, 78 - room, break_long_words=False, break_on_hyphens=False)
+        first = f"{key:<{room}}  " if len(key) <= room else f"{key}\n{' ' * (room + 2)}"
+        click.echo(first + f"\n{' ' * (room + 2)}".join(told))
 
 
 def _of_store(store: Store) -> list[tuple[str, str]]:
@@ -84,7 +85,9 @@ def _of_run(run: Run) -> list[tuple[str, str]]:
                 continue
             kept = _bytes(files, f"{run.name}/{split}/{layer}/activations")
             whole = 4 * len(run.epochs) * samples * neurons
-            ratio = f", {whole / kept:.2f} x smaller than its {size(whole)}" if kept else ""
+            ratio = (
+                f", {whole / kept:.2f} x smaller than its {size(whole)}" if 0 < kept < whole else ""
+            )
             lines.append(
                 (f"{split}/{layer}", f"{samples} samples x {neurons} neurons, "
                  f"{size(kept)} on disk{ratio}")

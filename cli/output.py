@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import io
 import json
 import math
 import os
 import re
 import shutil
-import sys
 import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
@@ -33,17 +33,32 @@ _WORDS = re.compile(r"n clones|\S+")
 WIDTH = 80
 #: what tells the rows of a table apart, beside the settings
 KEYS = (
-    "contest", "rival", "average", "setting", "width", "seed", "epoch", "split", "subset_size",
-    "threshold", "factors", "fraction",
+    "run", "contest", "rival", "average", "setting", "width", "seed", "epoch", "split",
+    "subset_size", "threshold", "factors", "fraction",
 )  # fmt: skip
 
 
 def write_rows(rows: Rows, form: str, *, query: str, parameters: dict[str, Any]) -> None:
     """Print rows as JSON or CSV; a table is the business of :func:`table`."""
     if form == "json":
-        click.echo(json.dumps({"query": query, "parameters": parameters, "rows": rows}, indent=1))
+        click.echo(as_json({"query": query, "parameters": parameters, "rows": rows}, indent=1))
     elif form == "csv":
-        _csv(rows, sys.stdout)
+        text = io.StringIO()
+        _csv(rows, text)
+        click.echo(text.getvalue(), nl=False)
+
+
+def as_json(answer: Any, *, indent: int | None = None) -> str:
+    """Return JSON, which has no NaN and no infinity: they are null."""
+    return json.dumps(_finite(answer), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def save(path: str, result: xr.Dataset, rows: Rows, parameters: dict[str, Any]) -> None:
@@ -64,7 +79,7 @@ def save(path: str, result: xr.Dataset, rows: Rows, parameters: dict[str, Any]) 
                 _csv(rows, file)
         else:
             answer = {"query": result.attrs["query"], "parameters": parameters, "rows": rows}
-            Path(aside).write_text(json.dumps(answer, indent=1) + "\n", encoding="utf-8")
+            Path(aside).write_text(as_json(answer, indent=1) + "\n", encoding="utf-8")
         os.replace(aside, path)
     except OSError as error:
         _remove(Path(aside))
@@ -169,6 +184,8 @@ def table(rows: Rows, columns: Sequence[str], *, settings: Sequence[str] = ()) -
     same = [
         c for c in kept if len(rows) > 1 and c != "n_clones" and len({row[c] for row in cells}) == 1
     ]
+    if len(same) == len(kept):  # of rows that are all alike, too
+        same = same[1:]
     said = [_said(same, cells[0])] if same else []
     left = [c for c in kept if c not in same]
     moved = [c for c in left if c in settings]
@@ -184,6 +201,13 @@ def table(rows: Rows, columns: Sequence[str], *, settings: Sequence[str] = ()) -
         for name, part in groups
     ]
     return _under(said, stacks)
+
+
+def unnamed(rows: Rows, settings: Sequence[str]) -> bool:
+    """Whether runs have settings, width and seed in common: their names tell them apart."""
+    keys = ("width", "seed", *settings)
+    runs = {row["run"]: tuple(str(row.get(key)) for key in keys) for row in rows if "run" in row}
+    return len(set(runs.values())) < len(runs)
 
 
 def _said(columns: Sequence[str], row: Cells) -> str:

@@ -125,8 +125,7 @@ def _explain(plan: Any, form: str) -> None:
     if form == "json":
         click.echo(json.dumps(facts, indent=1))
     elif form == "csv":
-        click.echo(",".join(facts))
-        click.echo(",".join(map(str, facts.values())))
+        output.write_rows([facts], form, query=plan.query, parameters={})
     else:
         click.echo(str(plan))
 
@@ -149,7 +148,8 @@ def _tables(answer: Any, columns: Sequence[str]) -> Iterator[str]:
     names = [c for name in columns for c in (settings if name == "*" else [name])]
     for found in map(records, frames(answer)):
         if found:
-            yield output.table(_worded(found), names, settings=["setting", *settings])
+            leading = ["run"] if output.unnamed(found, settings) else []
+            yield output.table(_worded(found), [*leading, *names], settings=["setting", *settings])
 
 
 def _needed(answer: Any, columns: Sequence[str]) -> Any:
@@ -268,7 +268,7 @@ def _draw(question: str, answer: Any, path: str) -> None:
 def _factors(text: str) -> int | str | list[int | str] | None:
     if text == "none":
         return None
-    parts: list[int | str] = [int(p) if p.isdigit() else p for p in text.split(",")]
+    parts: list[int | str] = [int(p) if p.isdecimal() else p for p in text.split(",")]
     return parts[0] if len(parts) == 1 else parts
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from .output import as_json
 
 if TYPE_CHECKING:
     from actstore.training import Progress as SweepProgress
@@ -138,7 +139,7 @@ class JsonLines:
 
     def _write(self, event: str, **facts: Any) -> None:
         line = {"event": event, "time": round(time.time(), 3), **facts}
-        self._file.write(json.dumps(line) + "\n")
+        self._file.write(as_json(line) + "\n")
         self._file.flush()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
@@ -36,11 +35,12 @@ def command(store: str, width: Any, seed: Any, where: Any, run: tuple[str, ...],
     plain = table.astype(object).where(table.notna(), None)
     rows = [{str(k): v for k, v in row.items()} for row in plain.to_dict("records")]
     if form == "json":
-        click.echo(json.dumps({"rows": rows}, indent=1))
+        click.echo(output.as_json({"rows": rows}, indent=1))
     elif form == "csv":
         output.write_rows(rows, form, query="runs", parameters={})
     else:
-        columns = [c for c in table.columns if c != "run"]
         settings = {key for held in chosen.values() for key in held.hyper_parameters}
+        alike = output.unnamed(rows, sorted(settings))
+        columns = [c for c in table.columns if c != "run" or alike]
         click.echo(output.table(rows, columns, settings=sorted(settings)) if rows else
                    f"{store} holds no run yet")  # fmt: skip

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
-from actstore.cli.output import table
+from actstore.cli.output import as_json, table
 from actstore.cli.sections import ASKING, TRAINING, Sectioned
 
 import actstore
@@ -782,3 +782,69 @@ def test_worker_processes_answer_and_warn_as_threads_do(fresh: Path, cli: Call) 
 def test_every_command_that_is_listed_can_be_called() -> None:
     module = importlib.import_module("actstore.cli")
     assert {words[0] for words in COMMANDS if len(words) == 1} == set(module.COMMANDS)
+
+
+# answers that are odd
+
+
+def test_csv_to_a_reader_that_has_gone_is_quiet(planted_path: Path) -> None:
+    command = start("runs", str(planted_path), "--format", "csv")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        process.stdout = None
+        _, err = process.communicate(timeout=60)
+    assert err == b""
+    assert process.returncode in (0, 141)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device")
+def test_an_answer_that_finds_no_room_is_one_line(planted_path: Path) -> None:
+    command = start("runs", str(planted_path), "--format", "csv")
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 1
+    assert done.stderr == b"actstore: no space is left where the output goes; free some\n"
+
+
+def test_json_holds_no_number_that_json_does_not_have() -> None:
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON")
+
+    answer = {"rows": [{"loss": np.inf, "error": float("nan"), "window": (-np.inf, 1.0)}]}
+    found = json.loads(as_json(answer), parse_constant=refuse)
+    assert found == {"rows": [{"loss": None, "error": None, "window": [None, 1.0]}]}
+
+
+def test_runs_of_the_same_settings_are_told_apart_by_their_names(tmp_path: Path, cli: Call) -> None:
+    store = tmp_path / "s.zarr"
+    long = {f"{letter}_hyper_parameter_of_a_long_name": letter * 30 for letter in "abc"}
+    for name in ("one", "two"):
+        record(store, name, epochs=[0], seed=0, **long)
+    for words in (("runs", store), ("query", "moments", store)):
+        answer = cli(*words)
+        assert answer.code == 0, answer.err
+        assert {"one", "two"} <= set(answer.out.split())
+    record(store, "three", epochs=[0], seed=1, **long)
+    assert "one" not in cli("runs", store, "--run", "one", "--run", "three").out.split()
+
+
+def test_rows_that_are_all_alike_make_a_table() -> None:
+    row = {"first": "a" * 50, "second": "b" * 50}
+    said, rows = table([row, row], ["first", "second"]).split("\n\n")
+    assert said == f"second {'b' * 50}"
+    assert rows.split() == ["first", "-" * 50, "a" * 50, "a" * 50]
+
+
+def test_a_setting_of_a_long_name_is_told_whole(tmp_path: Path, cli: Call) -> None:
+    store = tmp_path / "s.zarr"
+    record(store, "run", epochs=[0], **{"k" * 90: "v" * 200})
+    out = cli("info", store).out.split()
+    assert out[out.index("k" * 90) + 1] == "v" * 200
+
+
+def test_errors_of_single_neurons_can_be_asked_for_alone(planted_path: Path, cli: Call) -> None:
+    answer = cli("query", "error", planted_path, "--subset-size", 1, "--format", "json")
+    assert answer.code == 0, answer.err
+    assert {row["subset_size"] for row in answer.json["rows"]} == {1}
+    assert {row["gamma"] for row in answer.json["rows"]} == {None}

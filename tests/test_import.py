@@ -73,6 +73,7 @@ def test_an_array_goes_from_each_kind_of_file_into_a_store_bit_for_bit(
     assert answer.code == 0, answer.err
     run = actstore.open(store).only()
     assert (run.epochs.tolist(), run.width, run.complete) == ([7], 6, True)
+    assert run.attrs["provenance"]["files"] == {"test/last_hidden": [name]}
     assert np.array_equal(run.dataset().activations[0], X)
     assert verify(store, deep=True) == []
 
@@ -215,7 +216,9 @@ def test_a_pickle_is_refused_and_its_code_never_runs(tmp_path: Path, name: str, 
         (["x.npy", "--labels", "y.npy", "--labels", "y.npy"], 1, "were given twice"),
         (["x.npy", "--labels", "y20.npy"], 1, "has 20 labels and 50 samples of layer"),
         (["x.npy", "--readout-weight", "x.npy"], 0, ""),
+        (["x.npy", "--labels", "one.npy"], 1, "has 1 labels and 50 samples of layer"),
         (["x.npy", "--readout-weight", "xt.npy"], 1, "the readout reads 50 neurons"),
+        (["x.npy", "--readout-weight", "y.npy"], 1, "expected (output, neuron) and (output,)"),
         (["x.npy", "--readout-bias", "y.npy"], 2, "without --readout-weight"),
         (["y.npy"], 1, "has shape (50,) and dtype int64; expected numbers of shape"),
         (["nan.npy"], 1, "has 1 values that are NaN or infinite (the first at 3, 2)"),
@@ -234,6 +237,7 @@ def test_what_does_not_fit_is_refused_in_one_sentence_and_nothing_is_stored(
     Path("x.txt").write_text("1 2 3")
     np.save("y.npy", Y)
     np.save("y20.npy", Y[:20])
+    np.save("one.npy", Y[0])
     np.save("xt.npy", X.T)
     nan = X.copy()
     nan[3, 2] = np.nan

@@ -53,7 +53,7 @@ def size_law(
     Dataset
         The variables of ``LAW`` ``(epoch, split)``. Lazy.
     """
-    low_high = window or (2.0, float(max(sizes)))
+    low_high = window or (2.0, np.inf)
     w = np.asarray(sizes, float)
     if not isinstance(error_inf, xr.DataArray):
         value = np.nan if error_inf is None else error_inf

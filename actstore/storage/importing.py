@@ -98,7 +98,7 @@ def import_run(
     width = _width(activations, readout, width)
     name = run or schema.run_name(width, seed, attributes.get("hyper_parameters") or {})
     known = {
-        split: np.asarray((labels or {}).get(split, _unknown(layers)))
+        split: np.atleast_1d((labels or {}).get(split, _unknown(layers)))
         for split, layers in activations.items()
     }
     unused = sorted(set(labels or {}) - set(activations))
