@@ -57,8 +57,9 @@ class Answer:
                 "draw a variable of it with .plot() of xarray"
             )
         from actstore import plotting
+        from actstore.plotting.figure import DRAWINGS
 
-        if ax is None:
+        if ax is None or question not in DRAWINGS:  # which says what there are figures of
             return plotting.figure(question, self._answer)
         drawn: Axes = getattr(plotting, question)(self._answer, ax=ax)
         return drawn

@@ -155,6 +155,8 @@ def check_plot(path: str | None) -> None:
 def _check_place(path: Path, what: str) -> None:
     """Refuse a place where no file can be put, before anything is computed."""
     folder = path.parent
+    if "://" in what:
+        raise InvalidParameterError(f"{what} is at a URL; give a file of this machine, and copy it")
     if not folder.is_dir():
         raise InvalidParameterError(f"there is no folder {str(folder)!r} for {what}; make it first")
     if path.is_dir():

@@ -415,6 +415,8 @@ def test_a_file_that_cannot_be_saved_is_refused_before_anything_is_computed(
         ("-o", tmp_path / "answer.txt", "ends in .zarr, .nc, .csv or .json"),
         ("-o", there, "exists; give another name"),
         ("-o", tmp_path / "no" / "answer.nc", "no folder"),
+        ("-o", "s3://bucket/answer.nc", "is at a URL; give a file of this machine"),
+        ("--plot", "s3://bucket/figure.png", "is at a URL; give a file of this machine"),
         ("--plot", tmp_path / "figure.gif", "ends in .png, .svg or .pdf"),
         ("--plot", tmp_path / "no" / "figure.png", "no folder"),
     ):

@@ -94,6 +94,13 @@ def test_a_dataset_that_is_no_answer_is_not_drawn() -> None:
         planted_dataset().actstore.plot()
 
 
+@pytest.mark.parametrize("query", ["moments", "save"])
+def test_an_answer_without_a_figure_says_of_what_there_are(query: str) -> None:
+    axes = Figure().subplots()
+    with pytest.raises(InvalidParameterError, match="there are figures of clones, dynamics"):
+        xr.Dataset(attrs={"query": query}).actstore.plot(ax=axes)
+
+
 def test_the_bar_reaches_its_end_on_threads(capsys: pytest.CaptureFixture[str]) -> None:
     lazy = actstore.spectrum(planted_dataset())
     with actstore.progress():

@@ -23,7 +23,7 @@ import actstore
 from actstore import plotting, queries
 from actstore.errors import ActstoreError, InvalidParameterError
 from actstore.plotting.figure import DRAWINGS
-from actstore.plotting.style import STYLE, by_category, by_order
+from actstore.plotting.style import STYLE, by_category, by_order, from_zero
 from actstore.testing import planted_dataset
 
 from .command_line import Answer
@@ -1003,3 +1003,14 @@ def test_figures_look_as_reviewed(name: str, answers: Answers, tmp_path: Path) -
     reviewed = Path(__file__).parent / "baselines" / f"{name}.png"
     difference = compare_images(str(reviewed), str(drawn), tol=ALIKE)
     assert difference is None, difference
+
+
+def test_where_nothing_is_wrong_or_left_over_the_axes_stand_still() -> None:
+    """Warnings are errors here, so limits that are one another would be one."""
+    whole = queries.noise(
+        planted_dataset(noise=(0.3,)), subset_size=32, subsets=2, factors=None, eigenvalues=True
+    )
+    plotting.figure("noise", whole)
+    ax = Figure().subplots()
+    from_zero(ax, 0.0)
+    assert ax.get_ylim()[1] > 0

@@ -100,6 +100,7 @@ def made(
             "width_ratio": (("run", "epoch", "threshold"), counted),
             "has_clones": (("run", "epoch", "threshold"), counted >= 2),
             "alive": (("run", "epoch"), np.full((2, 4), 32)),
+            "critical_size_low": (("run", "epoch", "threshold"), 32 / counted / (1 + spread)),
             "critical_size_high": (("run", "epoch", "threshold"), 32 / counted),
             "train_error": (("run", "epoch"), np.stack([error, error])),
             "interpolation_epoch": (
@@ -158,6 +159,7 @@ CASES: list[tuple[int, int, dict[str, Any], str]] = [
     (NOISE, KEPT, {"excess": (1.8, 1.0)}, UNTOLD),
     (NOISE, KEPT, {"excess": (1.0, 1.8)}, UNTOLD),
     (AFTER, KEPT, {}, HOLDS),
+    (AFTER, KEPT, {"spread": 1.2}, UNTOLD),  # there may have been two before
     (AFTER, BARE, {}, UNTOLD),
     (AFTER, KEPT, {"clone_epoch": 10}, UNTOLD),
     (AFTER, KEPT, {"clone_epoch": 10, "zero_epoch": 20}, NOT),
@@ -452,6 +454,7 @@ def test_the_command_writes_what_the_library_returns(
     ("arguments", "code", "said"),
     [
         (["-o", "report.pdf"], 1, "ends in .html"),
+        (["-o", "s3://bucket/report.html"], 1, "is at a URL; give a file of this machine"),
         (["-o", "nowhere/report.html"], 1, "there is no folder 'nowhere'"),
         (["-o", "r.html", "--threshold", "1.5"], 1, "1.5"),
         (["-o", "r.html", "--split", "valid"], 1, "no split 'valid', but test, train"),

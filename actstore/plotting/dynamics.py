@@ -127,7 +127,7 @@ def _draw_clones(ax: Axes, group: Group, said: str, top: float) -> None:
         ax.plot(epochs, np.where(values >= FEWEST, values, np.nan), **one.look, label=one.label)
         none = np.isfinite(values) & ~(values >= FEWEST)
         # one above the other, so that no width hides another
-        row = NONE * 1.25 ** ((number + 0.5) / len(group.series) - 0.5) ** 1
+        row = NONE * 1.25 ** ((number + 0.5) / len(group.series) - 0.5)
         look = {**one.look, "linestyle": "", "ms": 3.5, "label": "_"}
         ax.plot(epochs[none], np.full(none.sum(), row), **look)
     _interpolation(ax, group)

@@ -116,7 +116,7 @@ def _draw(ax: Axes, group: Group, top: float) -> None:
         _null_entries(ax, group)
     _floor(ax, group)
     finish(ax, group, axis="mean |correlation| of residuals")
-    ax.set_ylim(0, top)
+    ax.set_ylim(0, top or 1)  # of the whole layer there are no residuals
 
 
 def _draw_eigenvalues(ax: Axes, group: Group, top: float) -> None:
@@ -131,7 +131,7 @@ def _draw_eigenvalues(ax: Axes, group: Group, top: float) -> None:
     ax.plot([], [], color=GREY, ls=LONG_DASHES, lw=1.1, label="Marchenko-Pastur edge, same colour")
     finish(ax, group, axis="largest eigenvalue of the residuals")
     doubling(ax.yaxis)
-    ax.set_ylim(0.9, top)
+    ax.set_ylim(0.9, max(top, 1.5))
 
 
 def _null(ax: Axes, one: Series, single: bool) -> None:

@@ -53,7 +53,7 @@ def pieces(result: xr.Dataset) -> list[Piece]:
         result[[*known, "is_clone"]], schema.RUN, schema.EPOCH, "threshold", "clone"
     )
     runs = settings.one_by_one(found, known[0])
-    highest = max(float(one[name].max()) for _, one in runs for name in known)
+    highest = max(float(one[name].max()) for _, one in runs for name in known) or 1.0
     return [
         partial(_draw, one=one, setting=setting, known=known, highest=highest)
         for setting, one in runs

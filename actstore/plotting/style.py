@@ -125,6 +125,7 @@ def error_axis(axis: Axis, values: Iterable[float]) -> None:
 def from_zero(ax: Axes, top: float | None = None) -> None:
     """Let the vertical axis begin just below zero, so that marks at zero are whole."""
     highest = float(ax.get_ylim()[1]) if top is None else top
+    highest = highest or 1.0  # where nothing is wrong there is an axis still
     ax.set_ylim(-0.02 * highest, highest)
 
 

@@ -185,7 +185,8 @@ def noise_is_independent(answers: Answers, setting: int) -> Found:
 def clones_follow_interpolation(answers: Answers, setting: int) -> Found:
     """Judge by the first epochs of zero train error and of two clones in the widest network.
 
-    Two clones count once the whole 90 % interval of alive neurons / critical size is above 2.
+    Two clones count once the whole 90 % interval of alive neurons / critical size is above 2, and
+    there were none before once it is below.
     """
     if "dynamics" not in answers.found:
         return UNTOLD, "", answers.failed["dynamics"]
@@ -214,6 +215,12 @@ def clones_follow_interpolation(answers: Answers, setting: int) -> Found:
     said += f"first zero train error at epoch {zero:g}"
     if begun < zero:
         return NOT, said, ""
+    early = (held["alive"] / held["critical_size_low"] >= FEWEST).values & (
+        np.array(tested) <= zero
+    )
+    if begun > zero and early.any():
+        at = tested[int(np.argmax(early))]
+        return UNTOLD, said, f"the interval at epoch {at} holds {FEWEST:g} too: a wider network"
     if begun > zero:
         return HOLDS, said, ""
     before = [e for e in tested if e < begun]

@@ -152,6 +152,10 @@ def checked(path: str | os.PathLike[str]) -> Path:
         raise InvalidParameterError(
             f"a report {os.fspath(path)!r} was asked for; give a name that ends in .html"
         )
+    if "://" in os.fspath(path):
+        raise InvalidParameterError(
+            f"a report {os.fspath(path)!r} is at a URL; give a file of this machine, and copy it"
+        )
     if not where.parent.is_dir():
         raise InvalidParameterError(
             f"there is no folder {str(where.parent)!r} for the report; make it, or give another"
