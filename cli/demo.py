@@ -35,7 +35,12 @@ def command(folder: str, quiet: bool) -> None:
             "into a bucket"
         )
     where = Path(folder)
-    where.mkdir(parents=True, exist_ok=True)
+    try:
+        where.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise click.UsageError(
+            f"the folder {folder!r} cannot be made ({error.strerror}); give another"
+        ) from error
     store, figure = where / "digits.zarr", where / "digits.png"
     names = _recorded(str(store), quiet)
     _answer(str(store), names, str(figure))

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from actstore import schema
 from actstore.errors import StoreNotFoundError
 from actstore.storage.writer import RunWriter
 
-from .command_line import entry_point, own_process, start
+from .command_line import Answer, entry_point, own_process, start
 from .recordings import attributes, every_byte
 
 WIDTHS = [8, 16, 32, 64, 128, 256, 512]
@@ -172,3 +173,12 @@ def test_the_demo_finds_the_clones_that_were_measured(tmp_path: Path) -> None:
     bound = greedy.component_bound.item()
     assert greedy.certified_clones.item() >= 0.85 * bound
     assert 0.3 * bound <= random.certified_clones.item() <= 0.6 * bound
+
+
+def test_a_folder_that_cannot_be_made_is_a_sentence(
+    tmp_path: Path, cli: Callable[..., Answer]
+) -> None:
+    (tmp_path / "file").touch()
+    answer = cli("demo", tmp_path / "file" / "demo")
+    assert answer.code == 2
+    assert "cannot be made (Not a directory); give another" in answer.err

@@ -168,6 +168,8 @@ CASES: list[tuple[int, int, dict[str, Any], str]] = [
     (NEEDED, BARE, {}, HOLDS),
     (NEEDED, KEPT, {"bare": 8.0}, NOT),
     (NEEDED, BARE, {"bare": 8.0}, NOT),
+    (NEEDED, KEPT, {"bare": 1.95}, UNTOLD),  # as whether clones exist without it
+    (NEEDED, BARE, {"bare": 2.05}, UNTOLD),
     (NEEDED, KEPT, {"kept": 1.0}, UNTOLD),
     (NEEDED, KEPT, {"train_error": 0.1}, UNTOLD),
     (NEEDED, KEPT, {"keys": "batch_size"}, UNTOLD),

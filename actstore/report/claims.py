@@ -246,23 +246,21 @@ def regularisation_is_needed(answers: Answers, setting: int) -> Found:
         if _rest(other) == _rest(mine) and _regularised(other) == free
     ]
     said = _counted(answers, setting)
-    if free and _has_clones(answers, setting):
+    if free and _reaches_two(answers, setting, "_low"):
         return NOT, f"without regularisation {said}", ""
     if not partners:
-        wanted = "with" if free else "without"
-        return (
-            UNTOLD,
-            said,
-            f"the same runs {wanted} regularisation, such as {_example(keys, free)}",
-        )
+        runs = f"the same runs {'with' if free else 'without'} regularisation"
+        return UNTOLD, said, f"{runs}, such as {_example(keys, free)}"
     other = max(partners, key=lambda place: _at_widest(answers, place)[1])
     bare, kept = (setting, other) if free else (other, setting)
     said = f"{answers.settings[bare].name}: {_counted(answers, bare)}; "
     said += f"{answers.settings[kept].name}: {_counted(answers, kept)}; {_threshold(answers)}"
-    if _has_clones(answers, bare):
+    if _reaches_two(answers, bare, "_low"):
         return NOT, said, ""
-    if not _has_clones(answers, kept):
-        return UNTOLD, said, "a regularised setting that has clones"
+    if _reaches_two(answers, bare, "_high"):
+        return UNTOLD, said, f"without regularisation an interval holds {FEWEST:g}: more seeds"
+    if not _reaches_two(answers, kept, "_low"):
+        return UNTOLD, said, "a regularised setting that has clones, with its whole interval"
     if _at_widest(answers, bare)[0] < _at_widest(answers, kept)[0]:
         return UNTOLD, said, "the wider networks without regularisation"
     trained = _last_error(answers, bare)
@@ -332,9 +330,9 @@ def _at_widest(answers: Answers, setting: int) -> tuple[int, float, float, float
     return width, ratio, low, high
 
 
-def _has_clones(answers: Answers, setting: int) -> bool:
-    """Whether any width has clones."""
-    return bool(_scaling(answers, setting)["has_clones"].any())
+def _reaches_two(answers: Answers, setting: int, end: str) -> bool:
+    """Whether this end of the 90 % interval is two clones or more at any width."""
+    return bool((_scaling(answers, setting)[f"width_ratio{end}"] >= FEWEST).any())
 
 
 def _counted(answers: Answers, setting: int) -> str:
