@@ -107,6 +107,11 @@ class Driver:
                 f"pip install {_PACKAGES.get(package, package)}"
             ) from error
         except ValueError as error:
+            if "Port " in str(error):  # which repeats a part of a password that holds a slash
+                raise StoreNotFoundError(
+                    f"{self.url!r} cannot be opened: its port is no number; write a / in a "
+                    "password as %2F"
+                ) from None
             if "Protocol not known" not in str(error):
                 raise StoreNotFoundError(
                     f"{self.url!r} cannot be opened ({_words(error)}); check the URL"
