@@ -149,6 +149,7 @@ CASES: list[tuple[int, int, dict[str, Any], str]] = [
     (EXIST, KEPT, {"kept": 2.0, "spread": 0.0}, HOLDS),
     (GROWTH, KEPT, {}, HOLDS),
     (GROWTH, BARE, {}, NOT),
+    (GROWTH, BARE, {"bare": 1.95}, UNTOLD),  # as whether there are any
     (GROWTH, KEPT, {"exponent": (0.5, 0.4, 0.6)}, NOT),
     (GROWTH, KEPT, {"exponent": (1.07, 1.03, 1.11)}, UNTOLD),
     (GROWTH, KEPT, {"exponent": (1.07, 1.03, 1.11), "seeds": 3}, NOT),
@@ -369,6 +370,8 @@ addEventListener("load", () => {
     needed: document.documentElement.scrollWidth, wide: document.documentElement.clientWidth,
     paper: getComputedStyle(document.body).backgroundColor,
     ink: getComputedStyle(document.body).color,
+    verdicts: document.getElementById("table-verdicts").scrollWidth,
+    room: document.getElementById("table-verdicts").parentElement.clientWidth,
   };
   const out = (window.parent === window ? document : parent.document).createElement("pre");
   out.id = "seen"; out.textContent = JSON.stringify(seen);
@@ -426,6 +429,12 @@ def test_a_phone_shows_the_page_without_scrolling_sideways(page: str, tmp_path: 
     assert seen["problems"] == []
     assert seen["wide"] <= 390
     assert seen["needed"] <= seen["wide"]
+
+
+@browser
+def test_a_small_window_shows_the_verdict_on_every_claim(page: str, tmp_path: Path) -> None:
+    seen = look(page, tmp_path, width=1000)
+    assert seen["verdicts"] <= seen["room"]
 
 
 @browser
