@@ -102,7 +102,7 @@ def growth_is_linear(answers: Answers, setting: int) -> Found:
         if len(recorded) < FEWEST_WIDTHS:
             return UNTOLD, said, f"record {FEWEST_WIDTHS} widths or more"
         if _reaches_two(answers, setting, "_high"):
-            return UNTOLD, said, f"an interval holds {FEWEST:g}: record more seeds or wider networks"
+            return UNTOLD, said, f"an interval holds {FEWEST:g}: more seeds, or wider networks"
         return NOT, f"{said}: if there is a critical width, it is above {recorded[-1]}", ""
     slope, low, high = (float(one[f"exponent{end}"]) for end in ("", "_low", "_high"))
     first, last = float(one["window_low"]), float(one["window_high"])
