@@ -20,7 +20,7 @@ SAMPLES, SIGNALS, CLASSES = 1000, 4, 10
 
 def save_network(folder: Path, width: int) -> None:
     """Save a layer whose neurons all mix a few signals, and its readout."""
-    folder.mkdir()
+    folder.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(width)
     signals = torch.randn(SAMPLES, SIGNALS, generator=torch.Generator().manual_seed(0))
     mixing = torch.randn(SIGNALS, width, generator=generator)

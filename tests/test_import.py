@@ -285,7 +285,10 @@ def test_a_format_whose_package_is_missing_is_named(
 
 def test_the_example_finds_the_clones_it_planted(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, str(EXAMPLE), str(tmp_path)], capture_output=True, text=True, check=False
+        [sys.executable, str(EXAMPLE), str(tmp_path / "new")],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     clones = [float(line.split()[1]) for line in done.stdout.splitlines()[1:3]]
