@@ -457,6 +457,24 @@ def test_noise_is_drawn_with_floor_null_and_the_convention_of_the_paper() -> Non
         np.testing.assert_allclose(line_called(ax, label).get_ydata(), held)
 
 
+def test_a_null_whose_fit_did_not_converge_is_named_so(answers: Answers) -> None:
+    single = queries.noise(planted_dataset(noise=(0.3,)), subsets=6, factors=4, repeats=2).compute()
+    failed = single.assign(factors_converged=xr.zeros_like(single.factors_converged))
+    assert line_called(plotting.noise(failed), "matched null, 4 factors\n(fit not converged)")
+    chosen = answers.store.sel(width=[32, 64], weight_decay=0.005, seed=0, epoch=-1)
+    result = queries.noise(chosen, subsets=3, factors=[4, 2], repeats=2).compute()
+    result["factors_converged"][0, 0, 1] = False  # of the first width, with two factors
+    ax = plotting.noise(result)
+    assert line_called(ax, "matched null (4) of the same colour")
+    assert line_called(ax, "matched null (2) of the same colour\n(fit not converged in 1 of 2)")
+    followed = follow(answers).compute().isel(run=[0])
+    followed["factors_converged"][0, -1] = False
+    drawn = plotting.figure("dynamics", followed).axes[3]
+    epochs = followed.sizes["epoch"]
+    wanted = f"matched null of the same colour\n(fit not converged in 1 of {epochs})"
+    assert line_called(drawn, wanted)
+
+
 def dashes(line: Line2D) -> Any:
     """Return lengths of dashes and gaps; ``get_linestyle`` knows only that there are some."""
     return line._unscaled_dash_pattern  # type: ignore[attr-defined]

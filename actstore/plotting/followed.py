@@ -10,12 +10,13 @@ from matplotlib.axes import Axes
 
 from actstore import schema
 from actstore.plotting import settings
+from actstore.plotting.noise import CONVERGED, FACTORS, NULL, unfinished
 from actstore.plotting.panels import Piece, draw_one, entitle
 from actstore.plotting.series import SIZE, SUBSET, looks_of
 from actstore.plotting.style import GREY, epoch_axis
 
 R2, NOISE, ERROR = "r2_heldout", "residual_correlation_heldout", "error"
-NULL, FLOOR, SPLIT, FACTORS = "null", "sampling_floor", "split", "factors"
+FLOOR, SPLIT = "sampling_floor", "split"
 #: of the nulls, by the rule that chose their number of factors
 DASHES: tuple[Any, ...] = ("--", "-.", (0, (8, 2)))
 
@@ -81,7 +82,8 @@ def _of(result: xr.Dataset, what: Followed) -> list[Piece]:
     if what.name not in result or SIZE not in result[what.name].dims:
         return []
     beside = [n for n in (NULL, FLOOR) if what.name == NOISE and n in result]
-    found = settings.whole(result[[what.name, *beside]], schema.RUN, schema.EPOCH, SIZE)
+    told = [CONVERGED] * (NULL in beside)
+    found = settings.whole(result[[what.name, *beside, *told]], schema.RUN, schema.EPOCH, SIZE)
     parts = settings.by_setting(found)
     if any(len(set(runs["width"].values.tolist())) > 1 for _, runs in parts):
         return []
@@ -107,11 +109,13 @@ def _draw(ax: Axes, setting: str, runs: xr.Dataset, what: Followed, top: float) 
             continue  # of the whole layer there is nothing outside
         ax.plot(mean[schema.EPOCH], mean, **{**look, "linestyle": "-"}, label=f"subsets of {size}")
         if NULL in one:
-            for number, (_, null) in enumerate(_nulls(one)):
+            for number, (_, null) in enumerate(_by_rule(one[NULL])):
                 _thin(ax, null.mean(schema.RUN), DASHES[number % len(DASHES)], look["color"])
-    for number, (rule, _) in enumerate(_nulls(runs) if NULL in runs else []):
+    for number, (rule, _) in enumerate(_by_rule(runs[NULL]) if NULL in runs else []):
+        ended = runs[CONVERGED]
+        ended = ended.isel({FACTORS: number}) if FACTORS in ended.dims else ended
         ax.plot([], [], color=GREY, ls=DASHES[number % len(DASHES)], lw=1.1,
-                label=f"matched null{rule} of the same colour")  # fmt: skip
+                label=f"matched null{rule} of the same colour{unfinished(ended)}")  # fmt: skip
     if FLOOR in runs:
         floor = runs[FLOOR].isel({SIZE: 0}).mean(schema.RUN)
         _thin(ax, floor, ":", "black", label="sampling floor")
@@ -121,9 +125,8 @@ def _draw(ax: Axes, setting: str, runs: xr.Dataset, what: Followed, top: float) 
     entitle(ax, setting, f"W = {int(runs['width'].values.flat[0])}")
 
 
-def _nulls(runs: xr.Dataset) -> list[tuple[str, xr.DataArray]]:
+def _by_rule(null: xr.DataArray) -> list[tuple[str, xr.DataArray]]:
     """Return the null of each rule for the number of factors, and its name where rules differ."""
-    null = runs[NULL]
     if FACTORS not in null.dims:
         return [("", null)]
     rules = [str(rule) for rule in null[FACTORS].values]

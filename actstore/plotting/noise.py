@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import xarray as xr
 from matplotlib.axes import Axes
 
@@ -15,7 +17,7 @@ from actstore.plotting.style import BAND, GREY, by_category, doubling
 MEASURED = "residual_correlation_heldout"
 NULL = "null"
 EIGENVALUE, EDGE = "largest_eigenvalue", "marchenko_pastur_edge"
-FACTORS = "factors"
+FACTORS, CONVERGED = "factors", "factors_converged"
 LONG_DASHES = (0, (8, 2))
 
 
@@ -142,7 +144,7 @@ def _null(ax: Axes, one: Series, single: bool) -> None:
             curve(ax, one._replace(data=chosen), NULL, label="_null", band=0, **look)
             continue
         look["color"] = by_category(number + 1)["color"]
-        label = f"matched null, {_factors(chosen)}"
+        label = f"matched null, {_factors(chosen)}{unfinished(chosen[CONVERGED])}"
         curve(ax, one._replace(data=chosen), NULL, label=label, band=0, **look)
         ends = chosen[[f"{NULL}_low", f"{NULL}_high"]].mean("run")
         ax.fill_between(ends[SIZE], ends[f"{NULL}_low"], ends[f"{NULL}_high"], alpha=BAND, lw=0,
@@ -151,11 +153,27 @@ def _null(ax: Axes, one: Series, single: bool) -> None:
 
 def _null_entries(ax: Axes, group: Group) -> None:
     """Say in the legend whose null has which dashes: its colour is that of the measurement."""
-    rules = _by_rule(group.series[0]) if NULL in group.series[0].data else []
-    for number, chosen in enumerate(rules):
-        asked = f" ({chosen[FACTORS].item()})" if FACTORS in chosen.coords else ""
+    rules = [_by_rule(one) for one in group.series if NULL in one.data]
+    for number, chosen in enumerate(zip(*rules, strict=True)):
+        asked = f" ({chosen[0][FACTORS].item()})" if FACTORS in chosen[0].coords else ""
+        ended = np.concatenate([np.ravel(one[CONVERGED].values) for one in chosen])
         ax.plot([], [], color=GREY, ls=_dashes(number), lw=1.1,
-                label=f"matched null{asked} of the same colour")  # fmt: skip
+                label=f"matched null{asked} of the same colour{unfinished(ended)}")  # fmt: skip
+
+
+def unfinished(ended: npt.ArrayLike) -> str:
+    r"""Say for a legend of how many nulls the fit did not converge, which judge nothing.
+
+    Examples
+    --------
+    >>> unfinished([True, True]), unfinished(False), unfinished([True, False, False])
+    ('', '\n(fit not converged)', '\n(fit not converged in 2 of 3)')
+    """
+    failed = ~np.atleast_1d(np.asarray(ended, bool))
+    if not failed.any():
+        return ""
+    many = "" if failed.size == 1 else f" in {failed.sum()} of {failed.size}"
+    return f"\n(fit not converged{many})"
 
 
 def _by_rule(one: Series) -> list[xr.Dataset]:
