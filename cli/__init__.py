@@ -141,7 +141,9 @@ def main() -> None:
         click.echo("interrupted", err=True)
         sys.exit(130)
     except ActstoreError as error:
-        click.echo(f"actstore: {error}", err=True)
+        from .output import plain
+
+        click.echo(f"actstore: {plain(str(error))}", err=True)
         sys.exit(1)
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:

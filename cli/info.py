@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .output import plain
+
 if TYPE_CHECKING:
     from actstore.storage.files import Files
     from actstore.storage.run import Run
@@ -28,7 +30,7 @@ def command(store: str, run: str | None) -> None:
     opened = actstore.open(store)
     lines = _of_run(opened[run]) if run else _of_store(opened)
     room = min(max(len(key) for key, _ in lines), 38)  # a longer key stands alone in its line
-    for key, value in lines:
+    for key, value in ((key, plain(value)) for key, value in lines):
         if not value:  # a model or a data set without a name
             continue
         told = textwrap.wrap(value, 78 - room, break_long_words=False, break_on_hyphens=False)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
+from rich.cells import cell_len
 
 from actstore.errors import ActstoreError, InvalidParameterError, MissingExtraError
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 Rows = list[dict[str, Any]]
 #: a row as it is printed, by column
 Cells: TypeAlias = dict[str, str]
+_CONTROL = re.compile(r"[^\n\t -~\u00a0-\U0010ffff]")
 #: words of a heading; "n clones" is one
 _WORDS = re.compile(r"n clones|\S+")
 #: columns of a table
@@ -252,10 +254,12 @@ def _set(columns: Sequence[str], rows: list[Cells], gap: int = 2) -> str:
     """Set columns side by side under their headings, with a gap between them."""
     cells = [[row[c] for c in columns] for row in rows]
     lines = _heads([_head(c) for c in columns], cells)
-    widths = [max(len(line[k]) for line in [*lines, *cells]) for k in range(len(columns))]
+    widths = [max(cell_len(line[k]) for line in [*lines, *cells]) for k in range(len(columns))]
     out = [
         (" " * gap)
-        .join(text.rjust(width) for text, width in zip(line, widths, strict=True))
+        .join(
+            " " * (width - cell_len(text)) + text for text, width in zip(line, widths, strict=True)
+        )
         .rstrip()
         for line in [*lines, ["-" * w for w in widths], *cells]
     ]
@@ -267,7 +271,7 @@ def _head(column: str) -> str:
 
 
 def _width(text: str) -> int:
-    return max(map(len, text.splitlines()))
+    return max(map(cell_len, text.splitlines()))
 
 
 def _is_shown(name: str, rows: Rows) -> bool:
@@ -295,14 +299,25 @@ def cell(value: Any) -> str:
         if math.isfinite(value) and value == int(value) and abs(value) < 1e6:
             return str(int(value))
         return f"{value:.4g}"
-    return str(value)
+    return " ".join(plain(str(value)).split())
+
+
+def plain(text: str) -> str:
+    """Return a text that no terminal takes for commands, whoever wrote what is quoted in it.
+
+    Examples
+    --------
+    >>> plain("the run 'a\\x1b[2Jb'")
+    "the run 'a�[2Jb'"
+    """
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def _heads(heads: Sequence[str], cells: Sequence[list[str]]) -> list[list[str]]:
     """Break long headings over lines."""
     split = []
     for k, head in enumerate(heads):
-        room = max(7, *(len(row[k]) for row in cells))
+        room = max(7, *(cell_len(row[k]) for row in cells))
         lines = [""]
         for word in _WORDS.findall(head):
             if lines[-1] and len(lines[-1]) + 1 + len(word) > room:

@@ -137,7 +137,7 @@ def table_of(question: Question, answer: Any) -> str:
     ]
     if question.name == "error":
         tables.append(_size_law(answer))
-    return "\n\n".join(tables or ["no rows"]) + _footer(question.name, answer)
+    return output.plain("\n\n".join(tables or ["no rows"]) + _footer(question.name, answer))
 
 
 def _tables(answer: Any, columns: Sequence[str]) -> Iterator[str]:

@@ -134,3 +134,24 @@ def test_a_table_of_any_settings_fits_and_shows_every_value(
         for value in row.values():
             shown = f"{value:.4g}" if isinstance(value, float) else str(value) or "none"
             assert "".join(shown.split()) in told
+
+
+def test_characters_of_two_columns_leave_a_table_straight() -> None:
+    rows = [{"note": "学習率", "width": 8}, {"note": "plain", "width": 16}]
+    assert table(rows, ["note", "width"]).splitlines() == [
+        "  note  width", "------  -----", "学習率      8", " plain     16"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "command", ["runs", "info", "query scaling", "query clones", "query clones --where note=none"]
+)
+def test_what_strangers_wrote_commands_no_terminal(command: str, tmp_path: Path, cli: Call) -> None:
+    record(tmp_path / "s", "stranger", note="\x1b[2J\x9b31mred\x07\x7f\nnew")
+    record(tmp_path / "s", "plain", note="plain")
+    words = command.split()
+    place = 2 if words[0] == "query" else 1
+    answer = cli(*words[:place], tmp_path / "s", *words[place:])
+    told = answer.out + answer.err
+    assert "red" in told
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", told)
