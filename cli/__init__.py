@@ -141,7 +141,7 @@ def main() -> None:
         click.echo("interrupted", err=True)
         sys.exit(130)
     except ActstoreError as error:
-        from .output import plain
+        from .table import plain
 
         click.echo(f"actstore: {plain(str(error))}", err=True)
         sys.exit(1)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .output import plain
+from .table import plain
 
 if TYPE_CHECKING:
     from actstore.storage.files import Files

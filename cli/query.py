@@ -25,6 +25,7 @@ from .options import (
 )
 from .questions import LEAD, QUESTIONS, Question
 from .sections import OneStore
+from .table import WIDTH, Rows, plain, table, unnamed
 
 #: columns of the law of the error of subsets
 SIZE_LAW = ("split", "gamma…", "error_inf", "window_low", "window_high")
@@ -137,7 +138,7 @@ def table_of(question: Question, answer: Any) -> str:
     ]
     if question.name == "error":
         tables.append(_size_law(answer))
-    return output.plain("\n\n".join(tables or ["no rows"]) + _footer(question.name, answer))
+    return plain("\n\n".join(tables or ["no rows"]) + _footer(question.name, answer))
 
 
 def _tables(answer: Any, columns: Sequence[str]) -> Iterator[str]:
@@ -148,8 +149,8 @@ def _tables(answer: Any, columns: Sequence[str]) -> Iterator[str]:
     names = [c for name in columns for c in (settings if name == "*" else [name])]
     for found in map(records, frames(answer)):
         if found:
-            leading = ["run"] if output.unnamed(found, settings) else []
-            yield output.table(_worded(found), [*leading, *names], settings=["setting", *settings])
+            leading = ["run"] if unnamed(found, settings) else []
+            yield table(_worded(found), [*leading, *names], settings=["setting", *settings])
 
 
 def _needed(answer: Any, columns: Sequence[str]) -> Any:
@@ -172,7 +173,7 @@ def _settings(answer: Any) -> list[str]:
     return [k for k in extra if k not in ("run", "setting", *LEAD)]
 
 
-def _worded(rows: output.Rows) -> output.Rows:
+def _worded(rows: Rows) -> Rows:
     """Shorten the verdicts on the noise to what has room in a table; its footer has the words."""
     long = {
         " with independent noise": "",
@@ -187,7 +188,7 @@ def _worded(rows: output.Rows) -> output.Rows:
 
 def _footer(question: str, answer: Any) -> str:
     if question == "ensemble":
-        return f"\n\n{textwrap.fill(_contests(answer), output.WIDTH)}"
+        return f"\n\n{textwrap.fill(_contests(answer), WIDTH)}"
     if question != "scaling":
         return _against_null(answer) + _criterion(answer)
     lines = []
@@ -200,7 +201,7 @@ def _footer(question: str, answer: Any) -> str:
         _decay(answer.sel(setting=setting), answer.attrs["split"])
         for setting in answer["setting"].values[logged.values]
     ]
-    lines = [textwrap.fill(line, output.WIDTH, subsequent_indent="  ") for line in lines]
+    lines = [textwrap.fill(line, WIDTH, subsequent_indent="  ") for line in lines]
     return "\n\n" + "\n".join(lines) + _criterion(answer)
 
 
@@ -220,7 +221,7 @@ def _against_null(answer: Any) -> str:
         "verdict: consistent with independent noise up to 1.05 × the matched null or its 95 % "
         "point, else how many times the null; '?' where the fit did not converge"
     )
-    return f"\n\n{textwrap.fill(said, output.WIDTH)}"
+    return f"\n\n{textwrap.fill(said, WIDTH)}"
 
 
 def _growth(one: Any) -> str:

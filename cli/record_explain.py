@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .output import WIDTH
+from .table import WIDTH
 
 if TYPE_CHECKING:
     from actstore.training import RunPlan

@@ -8,6 +8,7 @@ import click
 
 from . import output
 from .options import chosen_by, run_options
+from .table import table, unnamed
 
 
 @click.command("runs", context_settings={"help_option_names": ["-h", "--help"]})
@@ -31,16 +32,16 @@ def command(store: str, width: Any, seed: Any, where: Any, run: tuple[str, ...],
     import actstore
 
     chosen = actstore.open(store).sel(run=list(run) or None, **chosen_by(width, seed, where))
-    table = chosen.runs.reset_index()
-    plain = table.astype(object).where(table.notna(), None)
-    rows = [{str(k): v for k, v in row.items()} for row in plain.to_dict("records")]
+    found = chosen.runs.reset_index()
+    found = found.astype(object).where(found.notna(), None)
+    rows = [{str(k): v for k, v in row.items()} for row in found.to_dict("records")]
     if form == "json":
         click.echo(output.as_json({"rows": rows}, indent=1))
     elif form == "csv":
         output.write_rows(rows, form, query="runs", parameters={})
     else:
         settings = {key for held in chosen.values() for key in held.hyper_parameters}
-        alike = output.unnamed(rows, sorted(settings))
-        columns = [c for c in table.columns if c != "run" or alike]
-        click.echo(output.table(rows, columns, settings=sorted(settings)) if rows else
+        alike = unnamed(rows, sorted(settings))
+        columns = [c for c in found.columns if c != "run" or alike]
+        click.echo(table(rows, columns, settings=sorted(settings)) if rows else
                    f"{store} holds no run yet")  # fmt: skip

@@ -20,8 +20,9 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
-from actstore.cli.output import as_json, table
+from actstore.cli.output import as_json
 from actstore.cli.sections import ASKING, TRAINING, Sectioned
+from actstore.cli.table import table
 
 import actstore
 from actstore import queries, schema

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from actstore.cli.output import KEYS, table
+from actstore.cli.table import KEYS, table
 from hypothesis import given
 from hypothesis import strategies as st
 
