@@ -188,12 +188,9 @@ import os, sys, warnings
 sys.path.insert(0, {root!r})
 import numpy as np
 import actstore
-from actstore import errors
-from actstore.report import page
 from actstore.storage.compaction import compact
 from actstore.storage.exporting import export
 from actstore.storage.importing import import_run
-from actstore.storage.location import files_at
 from actstore.storage.merging import merge
 from actstore.storage.removal import remove
 from actstore.storage.writer import RunWriter
