@@ -18,6 +18,7 @@ import click
 
 from actstore._version import __version__
 
+from .echo import echo
 from .groups import Group
 
 #: command -> (module, one sentence for ``actstore --help``)
@@ -89,7 +90,7 @@ def actstore() -> None:
 
 def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     """Print a warning as one line without the place in the code, which helps nobody here."""
-    click.echo(f"actstore: {message}", err=True)
+    echo(f"actstore: {message}", err=True)
 
 
 class _Interrupts:
@@ -130,7 +131,7 @@ def main() -> None:
         if isinstance(stopped, int) and stopped:
             sys.exit(stopped)
     except click.exceptions.Abort:
-        click.echo("interrupted", err=True)
+        echo("interrupted", err=True)
         sys.exit(130)
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
@@ -138,18 +139,16 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        click.echo("interrupted", err=True)
+        echo("interrupted", err=True)
         sys.exit(130)
     except ActstoreError as error:
-        from .table import plain
-
-        click.echo(f"actstore: {plain(str(error))}", err=True)
+        echo(f"actstore: {error}", err=True)
         sys.exit(1)
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            click.echo("actstore: no space is left where the output goes; free some", err=True)
+            echo("actstore: no space is left where the output goes; free some", err=True)
             sys.exit(1)
         if not interrupts.came:
             raise
-        click.echo("interrupted", err=True)
+        echo("interrupted", err=True)
         sys.exit(130)

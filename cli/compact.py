@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from .echo import echo
 from .options import chosen_by, run_options
 
 
@@ -44,7 +45,7 @@ def command(
     chosen = actstore.open(store).sel(run=list(run) or None, **chosen_by(width, seed, where))
     for one in compact(chosen, keep_bits=keep_bits, dry_run=dry_run):
         sizes = size(one.before) + (f" → {size(one.after)}" if one.after != one.before else "")
-        click.echo(
+        echo(
             f"{one.outcome}: {one.run}: {sizes}\n  R² changes by {one.change.r2:.1g} at most, "
             f"residual correlation by {one.change.residual_correlation:.1g}"
         )

@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+from .echo import echo
+
 WEIGHT_DECAYS = (0.005, 0.0)
 THRESHOLD = 0.98
 
@@ -45,7 +47,7 @@ def command(folder: str, quiet: bool) -> None:
     names = _recorded(str(store), quiet)
     _answer(str(store), names, str(figure))
     named = shlex.quote(str(store))
-    click.echo(
+    echo(
         f"""
 next:{activation()}
   actstore query clones {named} --width 256 --threshold {THRESHOLD} --strategy greedy
@@ -92,8 +94,8 @@ def _recorded(store: str, quiet: bool) -> list[str]:
     try:
         record_plans(store, plans, resume=True, quiet=quiet)
     except KeyboardInterrupt:
-        click.echo(f"\n{interrupted(store, plans)}", err=True)
-        click.echo("'actstore demo' goes on where it stopped", err=True)
+        echo(f"\n{interrupted(store, plans)}", err=True)
+        echo("'actstore demo' goes on where it stopped", err=True)
         raise SystemExit(130) from None
     return names
 
@@ -107,6 +109,6 @@ def _answer(store: str, names: list[str], figure: str) -> None:
 
     selected = actstore.open(store).sel(run=names)
     answer = selected.scaling(threshold=THRESHOLD, criterion="paper").compute()
-    click.echo(table_of(question("scaling"), answer))
+    echo(table_of(question("scaling"), answer))
     plotting.save("scaling", answer, figure)
-    click.echo(f"\ndrew {figure}", err=True)
+    echo(f"\ndrew {figure}", err=True)

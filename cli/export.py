@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from .echo import echo
 from .options import chosen_by, epochs, selection_options
 from .waiting import waiting
 
@@ -63,4 +64,4 @@ def command(
             chosen, output, split=split, layer=layer, variable=variable, overwrite=overwrite,
             progress=told,
         )  # fmt: skip
-    click.echo(f"saved {output}", err=True)
+    echo(f"saved {output}", err=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .echo import echo
 from .options import Numbers, Setting, flat
 from .waiting import waiting
 
@@ -146,9 +147,9 @@ def command(
         for s, layers in activations.items()
         for la, x in layers.items()
     )
-    click.echo(f"{store}: run {name}, epochs {', '.join(map(str, numbers))}: {shapes}", err=True)
+    echo(f"{store}: run {name}, epochs {', '.join(map(str, numbers))}: {shapes}", err=True)
     for s in sorted(set(activations) - set(classes)):
-        click.echo(f"split {s} has no labels: its errors cannot be asked for", err=True)
+        echo(f"split {s} has no labels: its errors cannot be asked for", err=True)
 
 
 #: names to look for in a file of several arrays

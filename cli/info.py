@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .table import plain
+from .echo import echo
 
 if TYPE_CHECKING:
     from actstore.storage.files import Files
@@ -30,12 +30,12 @@ def command(store: str, run: str | None) -> None:
     opened = actstore.open(store)
     lines = _of_run(opened[run]) if run else _of_store(opened)
     room = min(max(len(key) for key, _ in lines), 38)  # a longer key stands alone in its line
-    for key, value in ((key, plain(value)) for key, value in lines):
+    for key, value in lines:
         if not value:  # a model or a data set without a name
             continue
         told = textwrap.wrap(value, 78 - room, break_long_words=False, break_on_hyphens=False)
         first = f"{key:<{room}}  " if len(key) <= room else f"{key}\n{' ' * (room + 2)}"
-        click.echo(first + f"\n{' ' * (room + 2)}".join(told))
+        echo(first + f"\n{' ' * (room + 2)}".join(told))
 
 
 def _of_store(store: Store) -> list[tuple[str, str]]:

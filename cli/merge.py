@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from .echo import echo
 from .waiting import waiting
 
 
@@ -32,4 +33,4 @@ def command(store: str, others: tuple[str, ...], existing: Any) -> None:
     with waiting("copying") as told:
         merged = merge(store, others, existing=existing, progress=told)
     for one in merged:
-        click.echo(f"{one.outcome}: {one.run} of {one.store}")
+        echo(f"{one.outcome}: {one.run} of {one.store}")

@@ -20,6 +20,7 @@ import click
 
 from actstore.errors import ActstoreError, InvalidParameterError, MissingExtraError
 
+from .echo import echo
 from .table import Rows
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def save(path: str, result: xr.Dataset, rows: Rows, parameters: dict[str, Any]) 
         raise ActstoreError(
             f"{path!r} cannot be written ({error.strerror or error}); give another place to -o"
         ) from error
-    click.echo(f"saved {path}", err=True)
+    echo(f"saved {path}", err=True)
 
 
 def _without_lists(result: xr.Dataset) -> xr.Dataset:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from . import output
+from .echo import echo
 from .groups import Group
 from .loading import libraries
 from .options import check_workers, compute_options, selection_options
@@ -116,7 +117,7 @@ def paper(
         }.items():
             if explain:
                 plan = actstore.explain(runs, question, **bounds, **chosen)
-                click.echo(f"{question}\n{textwrap.indent(str(plan), '  ')}\n")
+                echo(f"{question}\n{textwrap.indent(str(plan), '  ')}\n")
                 continue
             asked = answer_within(runs, question, **bounds, **chosen)
             with crew.at_work(asked.budget.workers):
@@ -125,7 +126,7 @@ def paper(
         from actstore import plotting
 
         plotting.save_paper(answers, plot)
-        click.echo(f"drew {plot}", err=True)
+        echo(f"drew {plot}", err=True)
 
 
 for _question in DRAWN:

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from . import output
+from .echo import echo
 from .groups import Group
 from .loading import libraries
 from .options import (
@@ -25,7 +26,7 @@ from .options import (
 )
 from .questions import LEAD, QUESTIONS, Question
 from .sections import OneStore
-from .table import WIDTH, Rows, plain, table, unnamed
+from .table import WIDTH, Rows, table, unnamed
 
 #: columns of the law of the error of subsets
 SIZE_LAW = ("split", "gamma…", "error_inf", "window_low", "window_high")
@@ -101,7 +102,7 @@ def ask(
     found = rows(answer) if saved or form in ("json", "csv") else []
     parameters = {k: v for k, v in asked.result.attrs.items() if k != "query"}
     if form == "table":
-        click.echo(table_of(question, answer))
+        echo(table_of(question, answer))
     else:
         output.write_rows(found, form, query=question.name, parameters=parameters)
     if saved:
@@ -128,7 +129,7 @@ def _explain(plan: Any, form: str) -> None:
     elif form == "csv":
         output.write_rows([facts], form, query=plan.query, parameters={})
     else:
-        click.echo(str(plan))
+        echo(str(plan))
 
 
 def table_of(question: Question, answer: Any) -> str:
@@ -138,7 +139,7 @@ def table_of(question: Question, answer: Any) -> str:
     ]
     if question.name == "error":
         tables.append(_size_law(answer))
-    return plain("\n\n".join(tables or ["no rows"]) + _footer(question.name, answer))
+    return "\n\n".join(tables or ["no rows"]) + _footer(question.name, answer)
 
 
 def _tables(answer: Any, columns: Sequence[str]) -> Iterator[str]:
@@ -263,7 +264,7 @@ def _draw(question: str, answer: Any, path: str) -> None:
     from actstore import plotting
 
     plotting.save(question, answer, path)
-    click.echo(f"drew {path}", err=True)
+    echo(f"drew {path}", err=True)
 
 
 def _factors(text: str) -> int | str | list[int | str] | None:

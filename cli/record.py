@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .echo import echo
 from .options import parse_value
 from .sections import Sweep
 
@@ -219,7 +220,7 @@ def command(
     if explain:
         from .record_explain import explained
 
-        click.echo(explained(plans, data_dir=data_dir))
+        echo(explained(plans, data_dir=data_dir))
         return
     try:
         record_plans(
@@ -230,7 +231,7 @@ def command(
     except KeyboardInterrupt:
         said = interrupted(store, plans)
         as_json = json.dumps({"event": "interrupted", "message": said})
-        click.echo(as_json if log_format == "json" else f"\n{said}", err=True)
+        echo(as_json if log_format == "json" else f"\n{said}", err=True)
         raise SystemExit(130) from None
 
 

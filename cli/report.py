@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .echo import echo
 from .loading import libraries
 from .options import check_workers, chosen_by, run_options, worker_options
 from .output import said_once
@@ -69,7 +70,7 @@ def command(
         _progress() as progress,
     ):
         save(chosen, output, progress=progress, **options)
-    click.echo(f"wrote {output}", err=True)
+    echo(f"wrote {output}", err=True)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from .echo import echo
 from .options import chosen_by, counted, epochs, run_options
 
 
@@ -54,15 +55,15 @@ def command(
     whole = epoch is None
     planned = plan_removal(chosen, whole=whole)
     for one in planned:
-        click.echo(f"{one} ({size(one.bytes)})")
+        echo(f"{one} ({size(one.bytes)})")
     total = size(sum(one.bytes for one in planned))
     what = counted(len(planned), "run")
     what = what if whole else f"epochs of {what}"
     if dry_run:
-        click.echo(f"{store}: {what}, {total}, would be removed", err=True)
+        echo(f"{store}: {what}, {total}, would be removed", err=True)
         return
     if not yes and not click.confirm(f"remove {what}, {total}, from {store}?", err=True):
-        click.echo(f"{store}: nothing removed", err=True)
+        echo(f"{store}: nothing removed", err=True)
         sys.exit(1)
     remove(chosen, whole=whole)
-    click.echo(f"{store}: {what}, {total}, removed", err=True)
+    echo(f"{store}: {what}, {total}, removed", err=True)

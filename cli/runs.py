@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from . import output
+from .echo import echo
 from .options import chosen_by, run_options
 from .table import table, unnamed
 
@@ -43,5 +44,5 @@ def command(store: str, width: Any, seed: Any, where: Any, run: tuple[str, ...],
         settings = {key for held in chosen.values() for key in held.hyper_parameters}
         alike = unnamed(rows, sorted(settings))
         columns = [c for c in found.columns if c != "run" or alike]
-        click.echo(table(rows, columns, settings=sorted(settings)) if rows else
-                   f"{store} holds no run yet")  # fmt: skip
+        told = table(rows, columns, settings=sorted(settings)) if rows else None
+        echo(told or f"{store} holds no run yet")

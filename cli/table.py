@@ -11,7 +11,6 @@ from typing import Any, TypeAlias
 Rows: TypeAlias = list[dict[str, Any]]
 #: a row as it is printed, by column
 Cells: TypeAlias = dict[str, str]
-_CONTROL = re.compile(r"[^\n\t -~\u00a0-\U0010ffff]")
 #: words of a heading; "n clones" is one
 _WORDS = re.compile(r"n clones|\S+")
 #: columns of a table
@@ -162,18 +161,7 @@ def cell(value: Any) -> str:
         if math.isfinite(value) and value == int(value) and abs(value) < 1e6:
             return str(int(value))
         return f"{value:.4g}"
-    return " ".join(plain(str(value)).split())
-
-
-def plain(text: str) -> str:
-    """Return a text that no terminal takes for commands, whoever wrote what is quoted in it.
-
-    Examples
-    --------
-    >>> plain("the run 'a\\x1b[2Jb'")
-    "the run 'a�[2Jb'"
-    """
-    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+    return " ".join(str(value).split())
 
 
 def _heads(heads: Sequence[str], cells: Sequence[list[str]]) -> list[list[str]]:

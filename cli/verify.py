@@ -6,6 +6,7 @@ import json
 
 import click
 
+from .echo import echo
 from .options import counted
 from .waiting import waiting
 
@@ -56,7 +57,7 @@ def command(
         raise click.UsageError("--drop-epoch removes data: give --repair too")
     for run, epoch in drop_epoch:
         mending.drop_epoch(store, run, epoch)
-        click.echo(f"epoch {epoch} of run {run} was dropped", err=True)
+        echo(f"epoch {epoch} of run {run} was dropped", err=True)
     with waiting("verifying") as told:
         found = (
             mending.repair(store, deep=deep) if repair else verify(store, deep=deep, progress=told)
@@ -69,10 +70,10 @@ def command(
         click.echo(json.dumps({"findings": rows}, indent=1))
     else:
         for one in found:
-            click.echo(str(one))
+            echo(str(one))
     damaged = sum(one.kind == "damage" for one in found)
     mendable = sum(bool(one.action) for one in found)
-    click.echo(
+    echo(
         f"{store}: {counted(len(found), 'finding')}, {damaged} of them damage to committed data"
         + (f"; --repair mends {mendable}" if mendable else "")
         if found
