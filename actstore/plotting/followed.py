@@ -10,15 +10,13 @@ from matplotlib.axes import Axes
 
 from actstore import schema
 from actstore.plotting import settings
-from actstore.plotting.noise import CONVERGED, FACTORS, NULL, unfinished
+from actstore.plotting.noise import CONVERGED, NULL, by_rule, dashes, null_entries
 from actstore.plotting.panels import Piece, draw_one, entitle
 from actstore.plotting.series import SIZE, SUBSET, looks_of
-from actstore.plotting.style import GREY, epoch_axis
+from actstore.plotting.style import epoch_axis
 
 R2, NOISE, ERROR = "r2_heldout", "residual_correlation_heldout", "error"
 FLOOR, SPLIT = "sampling_floor", "split"
-#: of the nulls, by the rule that chose their number of factors
-DASHES: tuple[Any, ...] = ("--", "-.", (0, (8, 2)))
 
 
 class Followed(NamedTuple):
@@ -109,13 +107,10 @@ def _draw(ax: Axes, setting: str, runs: xr.Dataset, what: Followed, top: float) 
             continue  # of the whole layer there is nothing outside
         ax.plot(mean[schema.EPOCH], mean, **{**look, "linestyle": "-"}, label=f"subsets of {size}")
         if NULL in one:
-            for number, (_, null) in enumerate(_by_rule(one[NULL])):
-                _thin(ax, null.mean(schema.RUN), DASHES[number % len(DASHES)], look["color"])
-    for number, (rule, _) in enumerate(_by_rule(runs[NULL]) if NULL in runs else []):
-        ended = runs[CONVERGED]
-        ended = ended.isel({FACTORS: number}) if FACTORS in ended.dims else ended
-        ax.plot([], [], color=GREY, ls=DASHES[number % len(DASHES)], lw=1.1,
-                label=f"matched null{rule} of the same colour{unfinished(ended)}")  # fmt: skip
+            for number, found in enumerate(by_rule(one)):
+                _thin(ax, found[NULL].mean(schema.RUN), dashes(number), look["color"])
+    if NULL in runs:
+        null_entries(ax, [runs])
     if FLOOR in runs:
         floor = runs[FLOOR].isel({SIZE: 0}).mean(schema.RUN)
         _thin(ax, floor, ":", "black", label="sampling floor")
@@ -123,17 +118,6 @@ def _draw(ax: Axes, setting: str, runs: xr.Dataset, what: Followed, top: float) 
     ax.set_ylim(min(0.0, float(ax.get_ylim()[0])) if what.name == R2 else 0, top)
     ax.set_ylabel(what.axis)
     entitle(ax, setting, f"W = {int(runs['width'].values.flat[0])}")
-
-
-def _by_rule(null: xr.DataArray) -> list[tuple[str, xr.DataArray]]:
-    """Return the null of each rule for the number of factors, and its name where rules differ."""
-    if FACTORS not in null.dims:
-        return [("", null)]
-    rules = [str(rule) for rule in null[FACTORS].values]
-    return [
-        (f" ({rule})" if len(rules) > 1 else "", null.isel({FACTORS: n}))
-        for n, rule in enumerate(rules)
-    ]
 
 
 def _thin(ax: Axes, line: xr.DataArray, style: Any, color: Any, label: str = "_") -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -19,6 +20,8 @@ NULL = "null"
 EIGENVALUE, EDGE = "largest_eigenvalue", "marchenko_pastur_edge"
 FACTORS, CONVERGED = "factors", "factors_converged"
 LONG_DASHES = (0, (8, 2))
+#: of the nulls, by the place of their rule: unlike the floor, the edge and the paper's convention
+DASHES: tuple[Any, ...] = ("--", (0, (5, 1.5, 1, 1.5, 1, 1.5)), (0, (2, 4)))
 
 
 def noise(result: xr.Dataset, *, ax: Axes | None = None) -> Axes:
@@ -115,7 +118,7 @@ def _draw(ax: Axes, group: Group, top: float) -> None:
         label = "all neurons (paper)"
         curve(ax, group.series[0], "residual_correlation", label=label, band=0, **faint)
     else:
-        _null_entries(ax, group)
+        null_entries(ax, [one.data for one in group.series if NULL in one.data])
     _floor(ax, group)
     finish(ax, group, axis="mean |correlation| of residuals")
     ax.set_ylim(0, top or 1)  # of the whole layer there are no residuals
@@ -138,8 +141,8 @@ def _draw_eigenvalues(ax: Axes, group: Group, top: float) -> None:
 
 def _null(ax: Axes, one: Series, single: bool) -> None:
     """Draw the null, for a single curve with its interval and for each number of factors."""
-    for number, chosen in enumerate(_by_rule(one)):
-        look = {"ls": _dashes(number), "marker": "", "lw": 1.1}
+    for number, chosen in enumerate(by_rule(one.data)):
+        look = {"ls": dashes(number), "marker": "", "lw": 1.1}
         if not single:
             curve(ax, one._replace(data=chosen), NULL, label="_null", band=0, **look)
             continue
@@ -151,13 +154,12 @@ def _null(ax: Axes, one: Series, single: bool) -> None:
                         color=look["color"])  # fmt: skip
 
 
-def _null_entries(ax: Axes, group: Group) -> None:
+def null_entries(ax: Axes, data: Sequence[xr.Dataset]) -> None:
     """Say in the legend whose null has which dashes: its colour is that of the measurement."""
-    rules = [_by_rule(one) for one in group.series if NULL in one.data]
-    for number, chosen in enumerate(zip(*rules, strict=True)):
-        asked = f" ({chosen[0][FACTORS].item()})" if FACTORS in chosen[0].coords else ""
-        ended = np.concatenate([np.ravel(one[CONVERGED].values) for one in chosen])
-        ax.plot([], [], color=GREY, ls=_dashes(number), lw=1.1,
+    for number, nulls in enumerate(zip(*map(by_rule, data), strict=True)):
+        asked = f" ({nulls[0][FACTORS].item()})" if FACTORS in nulls[0].coords else ""
+        ended = np.concatenate([np.ravel(one[CONVERGED].values) for one in nulls])
+        ax.plot([], [], color=GREY, ls=dashes(number), lw=1.1,
                 label=f"matched null{asked} of the same colour{unfinished(ended)}")  # fmt: skip
 
 
@@ -176,14 +178,15 @@ def unfinished(ended: npt.ArrayLike) -> str:
     return f"\n(fit not converged{many})"
 
 
-def _by_rule(one: Series) -> list[xr.Dataset]:
+def by_rule(data: xr.Dataset) -> list[xr.Dataset]:
     """Return what was found with each number of factors that was asked for."""
-    several = one.data if FACTORS in one.data.dims else one.data.expand_dims(FACTORS)
+    several = data if FACTORS in data.dims else data.expand_dims(FACTORS)
     return [several.isel({FACTORS: number}) for number in range(several.sizes[FACTORS])]
 
 
-def _dashes(number: int) -> Any:
-    return "--" if number == 0 else (0, (number + 1, 2))
+def dashes(number: int) -> Any:
+    """Return how the null of the rule at this place is drawn."""
+    return DASHES[number % len(DASHES)]
 
 
 def _factors(chosen: xr.Dataset) -> str:
