@@ -168,8 +168,16 @@ def _parse(text: str, split: str, layer: str) -> tuple[str, str, str]:
 
 
 def _name(file: str) -> str:
-    """Return a file's name without its folder, with the name of the array in it."""
+    """Return a file's name without its folder, with the name of the array in it.
+
+    Examples
+    --------
+    >>> _name("/data/x.npz::features"), _name("https://host/x.npy?token=secret")
+    ('x.npz::features', 'x.npy')
+    """
     path, colons, key = file.partition("::")
+    if "://" in path:  # what follows the question mark may be a key to the whole folder
+        path = path.partition("?")[0]
     return f"{Path(path).name}{colons}{key}"
 
 
