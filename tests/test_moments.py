@@ -153,8 +153,13 @@ def test_wrong_shapes_are_named() -> None:
 def test_neurons_that_do_not_vary_are_dead() -> None:
     x = np.random.default_rng(5).normal(size=(100, 4)) * [1.0, 0.0, 1e-4, 1e-7]
     x[:, 1] = 0.1  # a constant whose mean is not exact in binary
-    c = moments(x).comoment
-    assert alive(c).tolist() == [True, False, True, False]
-    assert alive(c, tolerance=1e-15).tolist() == [True, False, True, True]
-    assert not alive(np.zeros((3, 3))).any()
-    assert alive(np.zeros((0, 0))).shape == (0,)
+    m = moments(x)
+    assert alive(m).tolist() == [True, False, True, False]
+    assert alive(m, tolerance=1e-15).tolist() == [True, False, True, True]
+    for constant in (0.0, 0.1, -1e5):
+        assert not alive(moments(np.full((100, 3), constant))).any()
+    assert alive(moments(np.zeros((2, 0)))).shape == (0,)
+    both = [moments(x), moments(x[:, ::-1])]
+    stacked = Moments(*(np.stack([getattr(one, name) for one in both])
+                        for name in ("count", "mean", "comoment")))  # fmt: skip
+    np.testing.assert_array_equal(alive(stacked), [alive(one) for one in both])

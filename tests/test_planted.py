@@ -239,7 +239,7 @@ def test_impossible_models_are_named() -> None:
 
 def test_layer_is_planted_as_asked() -> None:
     x = layer(width=40, dead=3, duplicates=4)
-    assert alive(moments(x).comoment).tolist() == [True] * 37 + [False] * 3
+    assert alive(moments(x)).tolist() == [True] * 37 + [False] * 3
     np.testing.assert_array_equal(x[:, 33:37], x[:, :4])
     assert (x[:, 37:] == 0).all()
     np.testing.assert_array_equal(x, layer(width=40, dead=3, duplicates=4))

@@ -194,7 +194,7 @@ def test_curves_are_the_rows_of_the_random_subsets() -> None:
 def test_dead_neurons_left_out_change_nothing() -> None:
     x = layer(width=25, dead=5)
     m = moments(x)
-    live = alive(m.comoment)
+    live = alive(m)
     assert live.sum() == 20
     order = random_subsets(20, subsets=1, seed=0)[0]
     np.testing.assert_allclose(

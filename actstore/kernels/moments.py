@@ -197,13 +197,16 @@ def merge(a: Moments, b: Moments) -> Moments:
     return Moments(count, a.mean + delta * (b.count / count), comoment)
 
 
-def alive(comoment: NDArray[np.float64], *, tolerance: float = 1e-12) -> NDArray[np.bool_]:
+def alive(layer: Moments, *, tolerance: float = 1e-12) -> NDArray[np.bool_]:
     """Tell which neurons vary: variance above ``tolerance`` times the largest variance.
+
+    A neuron that is constant and not zero has the variance of the rounding of its mean, which is
+    none.
 
     Parameters
     ----------
-    comoment
-        ``(neuron, neuron)``.
+    layer
+        Moments, or several along the first axes of all three arrays.
 
     Returns
     -------
@@ -213,8 +216,10 @@ def alive(comoment: NDArray[np.float64], *, tolerance: float = 1e-12) -> NDArray
     ----------
     arXiv 2106.03485; a dead neuron would put 0/0 into every correlation.
     """
-    variance = np.diagonal(comoment)
-    return np.asarray(variance > tolerance * variance.max(initial=0.0), dtype=np.bool_)
+    variance = np.diagonal(layer.comoment, axis1=-2, axis2=-1)
+    largest = variance.max(axis=-1, initial=0.0, keepdims=True)
+    rounding = np.asarray(layer.count)[..., None] * np.square(1e-14 * layer.mean)
+    return np.asarray(variance > np.maximum(tolerance * largest, rounding), dtype=np.bool_)
 
 
 class _Sum:

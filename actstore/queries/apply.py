@@ -150,10 +150,7 @@ def describe(
 
 def _layer(parts: Sequence[Array], where: str) -> Layer:
     moments = [Moments(int(parts[i]), *parts[i + 1 : i + 3]) for i in range(0, len(parts), 3)]
-    mask = alive(moments[0].comoment)
-    # a layer that is constant and not zero has the variance of the rounding of its mean
-    rounding = moments[0].count * np.square(1e-14 * moments[0].mean)
-    mask &= np.diagonal(moments[0].comoment) > rounding
+    mask = alive(moments[0])
     if not mask.any():
         raise InvalidDataError(
             f"all {mask.size} neurons are dead (zero variance) at {where}; "

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from actstore.kernels.independence import residual_correlations
-from actstore.kernels.moments import Moments, accumulate, alive, merge
+from actstore.kernels.moments import accumulate, alive, merge
 from actstore.kernels.reconstruction import prefix_r2, random_subsets
 from actstore.schema import MANTISSA_BITS
 
@@ -99,12 +99,12 @@ def measure(blocks: Iterable[Array], keep_bits: int) -> Change:
     for block in blocks:
         exact.append(accumulate([block]))
         rounded.append(accumulate([round_mantissa(block, keep_bits)]))
-    before, after = _merged(exact), _merged(rounded)
-    kept = alive(before) & alive(after)
+    layers = [functools.reduce(merge, several) for several in (exact, rounded)]
+    kept = np.logical_and(*map(alive, layers))
     n = int(kept.sum())
     if n < 2:
         return Change()
-    before, after = before[np.ix_(kept, kept)], after[np.ix_(kept, kept)]
+    before, after = (layer.comoment[np.ix_(kept, kept)] for layer in layers)
     sizes = [4**k for k in range(12) if 4**k <= n - 2]
     change = Change()
     for order in random_subsets(n, subsets=SUBSETS, seed=0):
@@ -133,7 +133,3 @@ def from_attribute(attribute: dict[str, Any]) -> Change:
         float(attribute.get("r2_change", 0.0)),
         float(attribute.get("residual_correlation_change", 0.0)),
     )
-
-
-def _merged(several: list[Moments]) -> npt.NDArray[np.float64]:
-    return functools.reduce(merge, several).comoment

@@ -61,11 +61,11 @@ class CloneCount:
         """
         if not self._taken:
             return None
-        comoment = moments(torch.cat(self._taken).float().cpu().numpy()).comoment
-        varies = alive(comoment)
+        layer = moments(torch.cat(self._taken).float().cpu().numpy())
+        varies = alive(layer)
         if not varies.any():
             return None
-        comoment = comoment[np.ix_(varies, varies)]
+        comoment = layer.comoment[np.ix_(varies, varies)]
         _, heldout = r2_curves(comoment, subsets=_SUBSETS, seed=0)
         return len(comoment) / critical_size(heldout.mean(0), _THRESHOLD)
 
