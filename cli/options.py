@@ -142,8 +142,8 @@ def selection_options(epoch: str) -> Callable[[F], F]:
     return lambda command: _decorated(command, options)
 
 
-def output_options(*, drawn: bool) -> Callable[[F], F]:
-    """Where the answer goes, and in which form; ``drawn`` if there is a figure of it."""
+def output_options(command: F) -> F:
+    """Where the answer goes, and in which form."""
     options = [
         click.option(
             "--format",
@@ -159,11 +159,9 @@ def output_options(*, drawn: bool) -> Callable[[F], F]:
             metavar="FILE",
             help="Save the full arrays (.zarr, .nc) or the rows (.csv, .json).",
         ),
-        click.option(
-            "--plot", metavar="FILE", hidden=not drawn, help="Draw the answer (.png, .svg, .pdf)."
-        ),
+        click.option("--plot", metavar="FILE", help="Draw the answer (.png, .svg, .pdf)."),
     ]
-    return lambda command: _decorated(command, options)
+    return _decorated(command, options)
 
 
 def worker_options(command: F) -> F:

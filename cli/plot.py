@@ -27,8 +27,6 @@ from .questions import (
 )
 from .sections import OneStore
 
-#: an answer of moments is a matrix a run: there is no figure of it
-DRAWN = [question for question in QUESTIONS if question.name != "moments"]
 FILE = click.option(
     "-o", "--output", "plot", metavar="FILE", required=True, help=".png, .svg or .pdf."
 )
@@ -129,5 +127,5 @@ def paper(
         echo(f"drew {plot}", err=True)
 
 
-for _question in DRAWN:
+for _question in QUESTIONS:
     command.add_command(build(_question))

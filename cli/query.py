@@ -43,7 +43,7 @@ def build(question: Question) -> click.Command:
 
     run.__doc__ = question.text
     decorated: Callable[..., Any] = compute_options(cached=question.cached)(run)
-    decorated = output_options(drawn=question.name != "moments")(decorated)
+    decorated = output_options(decorated)
     for option in reversed(question.options):
         decorated = option(decorated)
     decorated = selection_options(question.epoch)(decorated)
@@ -70,8 +70,6 @@ def ask(
     saved = options.pop("output")
     output.check_output(saved)
     output.check_plot(plot)
-    if plot and question.name == "moments":
-        raise click.UsageError("moments are matrices: there is no figure of them, so no --plot")
     with libraries():
         import actstore
         from actstore.queries.explain import answer_within

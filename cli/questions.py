@@ -353,6 +353,8 @@ QUESTIONS = [
         "moments",
         """Count, mean and co-moment of the layer: what every other question is asked of.
 
+        The figure shows how much each neuron varies, and which of them vary together.
+
         \b
         actstore query moments digits.zarr --epoch all
         actstore query moments digits.zarr --width 256 -o moments.zarr

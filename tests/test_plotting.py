@@ -41,6 +41,7 @@ ASKED: dict[str, Callable[[actstore.Store], xr.Dataset]] = {
     "dynamics": lambda s: queries.dynamics(s, threshold=THRESHOLD, subsets=8),
     "ensemble": lambda s: queries.ensemble(s),
     "spectrum": lambda s: queries.spectrum(s.sel(epoch=-1)),
+    "moments": lambda s: queries.moments(s.sel(epoch=-1, width=CELLS)),
 }
 #: root mean square difference of pixels, of 0…255, up to which two pictures are the same
 ALIKE = 0.25
@@ -166,8 +167,8 @@ def test_the_same_answer_gives_the_same_file(tmp_path: Path, kind: str) -> None:
     assert sorted(tmp_path.iterdir()) == files
 
 
-def test_every_question_but_moments_has_a_figure() -> None:
-    assert set(DRAWINGS) == set(queries.__all__) - {"moments"}
+def test_every_question_has_a_figure() -> None:
+    assert set(DRAWINGS) == set(queries.__all__)
     assert set(ASKED) == set(DRAWINGS)
 
 
@@ -183,8 +184,8 @@ def test_a_file_that_cannot_be_written_is_an_error_and_leaves_nothing(tmp_path: 
 def test_wrong_kind_of_file_and_unknown_question_are_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidParameterError, match=r"a\.gif.*\.png, \.svg or \.pdf"):
         plotting.save("scaling", growth(), tmp_path / "a.gif")
-    with pytest.raises(InvalidParameterError, match=r"'moments'.*clones.*scaling"):
-        plotting.figure("moments", growth())
+    with pytest.raises(InvalidParameterError, match=r"'save'.*clones.*scaling"):
+        plotting.figure("save", growth())
 
 
 def test_missing_matplotlib_is_one_sentence_with_the_remedy() -> None:
@@ -230,7 +231,7 @@ def test_legends_stand_off_the_curves_and_titles_inside_the_figure(
 @pytest.mark.parametrize("question", list(ASKED))
 def test_every_panel_names_both_axes_with_plain_numbers(figures: Figures, question: str) -> None:
     for ax in figures[question].axes:
-        assert ax.get_xlabel()
+        assert ax.get_xlabel() or ax.get_label() == "<colorbar>"
         assert ax.get_ylabel() or question == "ensemble"  # there each row has a name
         for axis in (ax.xaxis, ax.yaxis):
             words = [t.get_text() for t in axis.get_ticklabels() if t.get_text()]
@@ -858,6 +859,57 @@ def test_the_spectrum_is_drawn_as_shares_of_the_variance() -> None:
     np.testing.assert_allclose(ax.lines[0].get_ydata(), values / values.sum(), rtol=1e-6)
     needed = int(np.searchsorted(np.cumsum(values / values.sum()), 0.9)) + 1
     assert f"90 % of the variance in {needed} components" in ax.get_legend_handles_labels()[1][0]
+
+
+def test_neurons_are_drawn_by_how_much_they_vary(answers: Answers) -> None:
+    chosen = answers.store.sel(width=[16, 32], weight_decay=0.005)
+    ax = plotting.moments(queries.moments(chosen.sel(epoch=[5, 10])))
+    for width in (16, 32):
+        seeds = chosen.sel(width=width, epoch=10).values()
+        layers = [run.dataset("test").activations.values[0].astype(float) for run in seeds]
+        expected = np.mean([np.sort(x.std(0, ddof=1))[::-1] for x in layers], axis=0)
+        drawn = line_called(ax, f"W = {width}")
+        assert np.ravel(drawn.get_xdata()).tolist() == list(range(1, width + 1))
+        np.testing.assert_allclose(drawn.get_ydata(), expected, rtol=1e-6)
+
+
+def test_like_neurons_are_drawn_together() -> None:
+    """Three signals, each in two neurons apart, and a dead neuron."""
+    rng = np.random.default_rng(0)
+    x = np.hstack([np.tile(rng.normal(size=(300, 3)), 2), np.ones((300, 1))])
+    x[:, :6] += 0.1 * rng.normal(size=(300, 6))
+    result = queries.moments(xr.Dataset({"activations": (("sample", "neuron"), x)}))
+    ax = plotting.correlations(result)
+    drawn = np.ma.filled(ax.images[0].get_array(), np.nan)
+    assert drawn.shape == (6, 6)
+    assert np.isnan(np.diag(drawn)).all()
+    expected = np.abs(np.corrcoef(x[:, :6].T)[~np.eye(6, dtype=bool)])
+    np.testing.assert_allclose(np.sort(drawn[~np.eye(6, dtype=bool)]), np.sort(expected), rtol=1e-9)
+    assert (np.diag(drawn, 1)[::2] > 0.9).all()  # pairs are neighbours
+    assert f"6 alive neurons, mean |correlation| {expected.mean():.3f}" in title_of(ax)
+    curve = plotting.moments(result)
+    assert "W = 7 (6 alive)" in curve.get_legend_handles_labels()[1]
+    np.testing.assert_allclose(np.ravel(curve.lines[0].get_ydata())[-1], 0, atol=1e-12)
+
+
+@pytest.mark.parametrize("neurons", [0, 1])
+def test_without_two_alive_neurons_there_is_no_matrix(neurons: int) -> None:
+    x = np.ones((20, 3))
+    x[:, :neurons] += np.random.default_rng(0).normal(size=(20, neurons))
+    whole = plotting.figure(
+        "moments", queries.moments(xr.Dataset({"activations": (("sample", "neuron"), x)}))
+    )
+    assert "fewer than two alive neurons" in [text.get_text() for text in whole.axes[1].texts]
+
+
+def test_the_widest_network_of_each_setting_shows_its_neurons(answers: Answers) -> None:
+    result = queries.moments(answers.store.sel(width=[8, 16], epoch=-1))
+    whole = plotting.figure("moments", result)
+    matrices = [ax for ax in whole.axes if ax.images]
+    assert [ax.images[0].get_array().shape for ax in matrices] == [(16, 16)] * 2
+    assert [title_of(ax).partition("\n")[0] for ax in matrices] == [
+        f"{setting}, W = 16" for setting in WEIGHT_DECAYS
+    ]
 
 
 # the figure of the paper

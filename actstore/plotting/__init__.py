@@ -15,6 +15,7 @@ try:
     from actstore.plotting.figure import figure, save, save_paper
     from actstore.plotting.followed import followed
     from actstore.plotting.matrix import clone_matrix
+    from actstore.plotting.moments import correlations, moments
     from actstore.plotting.noise import noise, noise_eigenvalues
     from actstore.plotting.paper import QUESTIONS as PAPER
     from actstore.plotting.paper import paper
@@ -36,12 +37,14 @@ __all__ = [
     "clone_errors",
     "clone_matrix",
     "clones",
+    "correlations",
     "dynamics",
     "ensemble",
     "error",
     "error_decay",
     "figure",
     "followed",
+    "moments",
     "noise",
     "noise_eigenvalues",
     "paper",

@@ -21,6 +21,8 @@ from actstore.plotting.ensemble import height as ensemble_height
 from actstore.plotting.ensemble import pieces as ensemble
 from actstore.plotting.error import columns as errors_beside
 from actstore.plotting.error import pieces as error
+from actstore.plotting.moments import columns as moments_beside
+from actstore.plotting.moments import pieces as moments
 from actstore.plotting.noise import columns as noise_beside
 from actstore.plotting.noise import pieces as noise
 from actstore.plotting.panels import Piece
@@ -90,6 +92,7 @@ DRAWINGS = {
     "spectrum": Drawing(
         spectrum, "Spectrum of the layer", (7.6, 3.7), _one, shared_legend=False
     ),
+    "moments": Drawing(moments, "Neurons of the layer", (4.4, 3.7), moments_beside),
 }  # fmt: skip
 
 

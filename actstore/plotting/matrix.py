@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any, TypeAlias
 
 import matplotlib as mpl
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap
 from matplotlib.ticker import MaxNLocator
 
 from actstore import schema
 from actstore.plotting import settings
 from actstore.plotting.panels import Piece, draw_one, entitle
 from actstore.plotting.style import plain
+
+Array: TypeAlias = npt.NDArray[Any]
 
 NAME = "clone_to_clone_r2"
 
@@ -61,25 +64,32 @@ def _draw(ax: Axes, one: xr.Dataset, setting: str) -> None:
     others = square[~np.eye(count, dtype=bool)]
     width = f"W = {int(one['width'])}"
     if not others.size:
-        ax.text(0.5, 0.5, "fewer than two parts", ha="center", transform=ax.transAxes)
-        ax.set_xticks([])
-        ax.set_yticks([])
+        without_image(ax, "fewer than two parts")
         entitle(ax, setting, width)
         return
     low = min(0.0, float(np.nanmin(others)))
-    image = ax.imshow(square, vmin=low, vmax=1, cmap=_colours(), interpolation="nearest")
-    ax.figure.colorbar(image, ax=ax, label="R²", shrink=0.9)
-    ax.grid(visible=False)
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(MaxNLocator(integer=True))
+    image_of(ax, square, "R²", low)
     ax.set_xlabel("part that is predicted")
     ax.set_ylabel("part it is predicted from")
     between = f"{np.nanmean(others):.3f} ({np.nanmin(others):.3f}…{np.nanmax(others):.3f})"
     entitle(ax, setting, width, below=f"{count} parts{_of(one, count)}, R² {between}")
 
 
-def _colours() -> Colormap:
-    return mpl.colormaps["viridis"].with_extremes(bad="0.85")
+def image_of(ax: Axes, square: Array, label: str, low: float = 0.0) -> None:
+    """Draw a matrix whose entries go to 1; those that are NaN are grey."""
+    colours = mpl.colormaps["viridis"].with_extremes(bad="0.85")
+    image = ax.imshow(square, vmin=low, vmax=1, cmap=colours, interpolation="nearest")
+    ax.figure.colorbar(image, ax=ax, label=label, shrink=0.9)
+    ax.grid(visible=False)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
+
+
+def without_image(ax: Axes, why: str) -> None:
+    """Say in an empty panel why there is no matrix."""
+    ax.text(0.5, 0.5, why, ha="center", transform=ax.transAxes)
+    ax.set_xticks([])
+    ax.set_yticks([])
 
 
 def _of(one: xr.Dataset, count: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import xarray as xr
 
 from actstore import schema
+from actstore.kernels.moments import Moments, alive
 from actstore.queries.apply import concat_runs, describe
 from actstore.queries.sources import Data, sources
 
@@ -33,8 +34,9 @@ def moments(
     -------
     Dataset
         ``count (run, epoch)``, ``mean (run, epoch, neuron)``, ``comoment (run, epoch, neuron,
-        other_neuron)`` float64, ``total_variance (run, epoch)``. Runs of different widths are
-        padded with NaN. Lazy: nothing is read until values are asked for.
+        other_neuron)`` float64, ``total_variance (run, epoch)``, ``is_alive (run, epoch, neuron)``
+        bool: whether the neuron varies. Runs of different widths are padded with NaN and False.
+        Lazy: nothing is read until values are asked for.
 
     Raises
     ------
@@ -59,5 +61,13 @@ def moments(
         total = (variances / (one[schema.COUNT] - 1)).assign_attrs(
             long_name="sum of the neurons' variances", units="1"
         )
-        results.append(one.assign(total_variance=total))
+        varies = xr.apply_ufunc(
+            lambda *layer: alive(Moments(*layer)),
+            *(one[name] for name in (schema.COUNT, schema.MEAN, schema.COMOMENT)),
+            input_core_dims=[[], [schema.NEURON], [schema.NEURON, schema.OTHER_NEURON]],
+            output_core_dims=[[schema.NEURON]],
+            dask="parallelized",
+            output_dtypes=["bool"],
+        ).assign_attrs(long_name="whether the neuron varies", units="1")
+        results.append(one.assign(total_variance=total, is_alive=varies))
     return describe(concat_runs(results, found), "moments", found, split=split, layer=layer)
