@@ -8,6 +8,7 @@ import click
 
 from .echo import echo
 from .options import chosen_by, run_options
+from .waiting import waiting
 
 
 @click.command("compact", context_settings={"help_option_names": ["-h", "--help"]})
@@ -43,9 +44,15 @@ def command(
     from .info import size
 
     chosen = actstore.open(store).sel(run=list(run) or None, **chosen_by(width, seed, where))
-    for one in compact(chosen, keep_bits=keep_bits, dry_run=dry_run):
-        sizes = size(one.before) + (f" → {size(one.after)}" if one.after != one.before else "")
-        echo(
-            f"{one.outcome}: {one.run}: {sizes}\n  R² changes by {one.change.r2:.1g} at most, "
-            f"residual correlation by {one.change.residual_correlation:.1g}"
-        )
+    done = []
+    try:
+        with waiting("measuring" if dry_run else "rounding") as told:
+            for one in compact(chosen, keep_bits=keep_bits, dry_run=dry_run, progress=told):
+                done.append(one)  # printed when no bar is in the way
+    finally:
+        for one in done:
+            sizes = size(one.before) + (f" → {size(one.after)}" if one.after != one.before else "")
+            echo(
+                f"{one.outcome}: {one.run}: {sizes}\n  R² changes by {one.change.r2:.1g} at most, "
+                f"residual correlation by {one.change.residual_correlation:.1g}"
+            )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .echo import echo
+from .waiting import waiting
 
 if TYPE_CHECKING:
     from actstore.storage.files import Files
@@ -27,8 +28,9 @@ def command(store: str, run: str | None) -> None:
     """
     import actstore
 
-    opened = actstore.open(store)
-    lines = _of_run(opened[run]) if run else _of_store(opened)
+    with waiting("looking"):
+        opened = actstore.open(store)
+        lines = _of_run(opened[run]) if run else _of_store(opened)
     room = min(max(len(key) for key, _ in lines), 38)  # a longer key stands alone in its line
     for key, value in lines:
         if not value:  # a model or a data set without a name

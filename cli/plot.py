@@ -26,6 +26,7 @@ from .questions import (
     Question,
 )
 from .sections import OneStore
+from .waiting import waiting
 
 FILE = click.option(
     "-o", "--output", "plot", metavar="FILE", required=True, help=".png, .svg or .pdf."
@@ -117,7 +118,8 @@ def paper(
                 plan = actstore.explain(runs, question, **bounds, **chosen)
                 echo(f"{question}\n{textwrap.indent(str(plan), '  ')}\n")
                 continue
-            asked = answer_within(runs, question, **bounds, **chosen)
+            with waiting("planning"):
+                asked = answer_within(runs, question, **bounds, **chosen)
             with crew.at_work(asked.budget.workers):
                 answers[question] = asked.wanted.compute()
     if answers:

@@ -27,6 +27,7 @@ from .options import (
 from .questions import LEAD, QUESTIONS, Question
 from .sections import OneStore
 from .table import WIDTH, Rows, table, unnamed
+from .waiting import waiting
 
 #: columns of the law of the error of subsets
 SIZE_LAW = ("split", "gamma…", "error_inf", "window_low", "window_high")
@@ -94,7 +95,8 @@ def ask(
         if explain:
             _explain(actstore.explain(store, question.name, full=full, **bounds, **options), form)
             return
-        asked = answer_within(store, question.name, full=full, **bounds, **options)
+        with waiting("planning"):
+            asked = answer_within(store, question.name, full=full, **bounds, **options)
         with crew.at_work(asked.budget.workers):
             answer = asked.wanted.compute()
     found = rows(answer) if saved or form in ("json", "csv") else []
@@ -115,9 +117,10 @@ def selected(path: str, options: dict[str, Any]) -> Any:
 
     chosen = chosen_by(*(options.pop(key) for key in ("width", "seed", "where")))
     named, epoch = list(options.pop("run")) or None, epochs(options.pop("epoch"))
-    store = actstore.open(path).sel(**{"run": named, **chosen})
-    # a run that has only begun has no epoch to choose; the others are asked
-    return store.narrow(lambda run: run.select(epoch) if len(run.committed) else run)
+    with waiting("opening"):
+        store = actstore.open(path).sel(**{"run": named, **chosen})
+        # a run that has only begun has no epoch to choose; the others are asked
+        return store.narrow(lambda run: run.select(epoch) if len(run.committed) else run)
 
 
 def _explain(plan: Any, form: str) -> None:

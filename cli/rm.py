@@ -9,6 +9,7 @@ import click
 
 from .echo import echo
 from .options import chosen_by, counted, epochs, run_options
+from .waiting import waiting
 
 
 @click.command("rm", context_settings={"help_option_names": ["-h", "--help"]})
@@ -53,7 +54,8 @@ def command(
         **chosen_by(width, seed, where),
     )
     whole = epoch is None
-    planned = plan_removal(chosen, whole=whole)
+    with waiting("looking"):
+        planned = plan_removal(chosen, whole=whole)
     for one in planned:
         echo(f"{one} ({size(one.bytes)})")
     total = size(sum(one.bytes for one in planned))
@@ -65,5 +67,6 @@ def command(
     if not yes and not click.confirm(f"remove {what}, {total}, from {store}?", err=True):
         echo(f"{store}: nothing removed", err=True)
         sys.exit(1)
-    remove(chosen, whole=whole)
+    with waiting("removing") as told:
+        remove(chosen, whole=whole, progress=told)
     echo(f"{store}: {what}, {total}, removed", err=True)

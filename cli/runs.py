@@ -10,6 +10,7 @@ from . import output
 from .echo import echo
 from .options import chosen_by, run_options
 from .table import table, unnamed
+from .waiting import waiting
 
 
 @click.command("runs", context_settings={"help_option_names": ["-h", "--help"]})
@@ -32,8 +33,9 @@ def command(store: str, width: Any, seed: Any, where: Any, run: tuple[str, ...],
     """
     import actstore
 
-    chosen = actstore.open(store).sel(run=list(run) or None, **chosen_by(width, seed, where))
-    found = chosen.runs.reset_index()
+    with waiting("opening"):
+        chosen = actstore.open(store).sel(run=list(run) or None, **chosen_by(width, seed, where))
+        found = chosen.runs.reset_index()
     found = found.astype(object).where(found.notna(), None)
     rows = [{str(k): v for k, v in row.items()} for row in found.to_dict("records")]
     if form == "json":

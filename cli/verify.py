@@ -59,9 +59,7 @@ def command(
         mending.drop_epoch(store, run, epoch)
         echo(f"epoch {epoch} of run {run} was dropped", err=True)
     with waiting("verifying") as told:
-        found = (
-            mending.repair(store, deep=deep) if repair else verify(store, deep=deep, progress=told)
-        )
+        found = (mending.repair if repair else verify)(store, deep=deep, progress=told)
     if form == "json":
         rows = [
             {"kind": one.kind, "path": one.path, "problem": one.problem, "mends": one.action}

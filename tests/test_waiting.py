@@ -11,10 +11,15 @@ import numpy as np
 import pytest
 
 import actstore
+from actstore.storage.compaction import compact
 from actstore.storage.exporting import export
 from actstore.storage.importing import import_run
 from actstore.storage.merging import merge
+from actstore.storage.removal import remove
+from actstore.storage.repair import repair
 from actstore.storage.verify import verify
+
+from .planted import EPOCHS, SAMPLES
 
 WORK = """
 import sys, time
@@ -89,6 +94,37 @@ def test_an_import_and_a_merge_tell_how_many_bytes_are_done(tmp_path: Path) -> N
     assert imported[-1][1] == 2 * x.nbytes  # read to be checked, and written
     files = (tmp_path / "s").rglob("*")
     assert merged[-1][0] <= sum(path.stat().st_size for path in files if path.is_file())
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_compaction_tells_how_many_values_are_done(fresh: Path, dry_run: bool) -> None:
+    told = Told()
+    chosen = actstore.open(fresh).sel(width=[8, 16], seed=0)
+    list(compact(chosen, keep_bits=10, dry_run=dry_run, progress=told))
+    assert told.reached_its_end()
+    epochs = 1 if dry_run else 1 + len(EPOCHS)  # one is measured, all are written
+    assert told[-1] == (epochs * sum(SAMPLES.values()) * 2 * (8 + 16),) * 2
+    again = Told()  # nothing is left to be done
+    list(compact(actstore.open(fresh).sel(width=8), keep_bits=23, progress=again))
+    assert again == []
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_removal_tells_how_many_epochs_are_gone(fresh: Path, whole: bool) -> None:
+    told = Told()
+    chosen = actstore.open(fresh).sel(width=8, epoch=None if whole else [0, 5])
+    remove(chosen, whole=whole, progress=told)
+    assert told.reached_its_end()
+    epochs = len(EPOCHS) if whole else 2
+    assert told[-1][1] == epochs * len(chosen)
+    assert len(told) == len(chosen) * (1 if whole else epochs)
+
+
+def test_a_repair_tells_of_both_looks_at_each_run(fresh: Path) -> None:
+    told = Told()
+    repair(fresh, progress=told)
+    assert told.reached_its_end()
+    assert told[-1][1] == 2 * len(list(fresh.iterdir()))
 
 
 @pytest.mark.parametrize("suffix", [".zarr", ".nc", ".npy", ".parquet"])

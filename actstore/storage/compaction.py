@@ -9,7 +9,7 @@ see :mod:`actstore.storage.successors`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -32,6 +32,7 @@ from actstore.storage.precision import (
     from_attribute,
     measure,
 )
+from actstore.storage.progress import Counter, Progress
 from actstore.storage.reading import Committed, marker_slots
 from actstore.storage.run import Run
 from actstore.storage.shards import write_epoch
@@ -61,7 +62,13 @@ class Compacted:
     outcome: str
 
 
-def compact(selection: Catalogue, *, keep_bits: int, dry_run: bool = False) -> Iterator[Compacted]:
+def compact(
+    selection: Catalogue,
+    *,
+    keep_bits: int,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> Iterator[Compacted]:
     """Round the activations of the selected runs to ``keep_bits`` bits of mantissa, for good.
 
     At every moment a run is as it was or, all its layers and epochs at once, rounded: this package
@@ -77,6 +84,8 @@ def compact(selection: Catalogue, *, keep_bits: int, dry_run: bool = False) -> I
         1 to 23.
     dry_run : bool
         Whether to measure the change and write nothing.
+    progress : callable, optional
+        Is told how many values are done, and of how many.
 
     Yields
     ------
@@ -94,22 +103,25 @@ def compact(selection: Catalogue, *, keep_bits: int, dry_run: bool = False) -> I
         If the disk refuses.
     """
     schema.check_keep_bits(keep_bits)
+    told = Counter(
+        sum(_values(run, keep_bits, dry_run=dry_run) for run in selection.values()), progress
+    )
     for run in selection.values():
         before = _bytes(run)
         change = from_attribute(dict(run.attrs.get(PRECISION) or {}))
-        rounded = keep_bits >= (run.keep_bits or schema.MANTISSA_BITS)
-        if not run.keeps_samples or not len(run.committed) or (rounded and not run.successors):
+        rounded = _is_rounded(run, keep_bits)
+        if not _has_samples(run) or (rounded and not run.successors):
             if not dry_run:
                 tidy(run.path, run.name)
             yield Compacted(run.name, before, before, change, "left as it is")
             continue
         if not rounded:
-            change = change + _measured(run, keep_bits)
+            change = change + _measured(run, keep_bits, told)
         if dry_run:
             yield Compacted(run.name, before, before, change, "would be compacted")
             continue
         try:
-            _rewrite(run, keep_bits, change)
+            _rewrite(run, keep_bits, change, told)
         except ActstoreError:  # some are an OSError too
             raise
         except OSError as error:
@@ -121,6 +133,22 @@ def compact(selection: Catalogue, *, keep_bits: int, dry_run: bool = False) -> I
         yield Compacted(run.name, before, _bytes(run), change, "compacted")
 
 
+def _has_samples(run: Run) -> bool:
+    return run.keeps_samples and len(run.committed) > 0
+
+
+def _is_rounded(run: Run, keep_bits: int) -> bool:
+    return keep_bits >= (run.keep_bits or schema.MANTISSA_BITS)
+
+
+def _values(run: Run, keep_bits: int, *, dry_run: bool) -> int:
+    """Return how many values are to be read: those of an epoch to measure, then all."""
+    if not _has_samples(run) or _is_rounded(run, keep_bits):
+        return 0
+    epochs = 1 if dry_run else 1 + len(run.committed)
+    return epochs * sum(int(np.prod(run.array(path).shape[1:])) for path in _layers(run))
+
+
 def _layers(run: Run) -> list[str]:
     return [
         f"{split}/{layer}/{schema.ACTIVATIONS}"
@@ -129,15 +157,16 @@ def _layers(run: Run) -> list[str]:
     ]
 
 
-def _measured(run: Run, keep_bits: int) -> Change:
+def _measured(run: Run, keep_bits: int, told: Counter) -> Change:
     change = Change()
     slot = int(marker_slots(run._marker)[0])
     for path in _layers(run):
-        change |= measure((x for _, x in _shards(run.array(path), slot, run.path)), keep_bits)
+        shards = _shards(run.array(path), slot, run.path, told)
+        change |= measure((x for _, x in shards), keep_bits)
     return change
 
 
-def _rewrite(run: Run, keep_bits: int, change: Change) -> None:
+def _rewrite(run: Run, keep_bits: int, change: Change, told: Counter) -> None:
     # Brought to the disk: what is rounded cannot be had back after a power failure.
     root = open_root(run.path, mode="r+", durable=True)
     files = files_of_group(root)
@@ -156,10 +185,10 @@ def _rewrite(run: Run, keep_bits: int, change: Change) -> None:
         for path in _layers(run):
             array = layout.array_of(group, path)
             remove_others(files, array)
-            first = next(_shards(array, slots[0], run.path))[1]
+            first = next(_shards(array, slots[0], run.path, lambda count: None))[1]
             after = _successor(array, keep_bits, sparse=layout.is_sparse(first))
             for slot in slots:
-                for start, x in _shards(array, slot, run.path):
+                for start, x in _shards(array, slot, run.path, told):
                     write_epoch(after, slot, x, first=start)
             successors[path] = document_of(after)
         files.sync()
@@ -191,12 +220,16 @@ def _successor(array: zarr.Array[Any], keep_bits: int, *, sparse: bool) -> zarr.
     return zarr.Array(zarr.AsyncArray(drawn_up.metadata, array.store_path))
 
 
-def _shards(array: zarr.Array[Any], slot: int, store: str) -> Iterator[tuple[int, Array]]:
+def _shards(
+    array: zarr.Array[Any], slot: int, store: str, told: Callable[[int], None]
+) -> Iterator[tuple[int, Array]]:
     """Yield the samples of an epoch a shard at a time, each with the place of its first."""
     committed = Committed(array, store)
     rows = (array.shards or array.chunks)[1]
     for first in range(0, array.shape[1], rows):
-        yield first, committed[slot, first : first + rows]
+        x = committed[slot, first : first + rows]
+        yield first, x
+        told(x.size)  # once it is used
 
 
 def _bytes(run: Run) -> int:

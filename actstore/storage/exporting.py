@@ -33,11 +33,11 @@ from actstore.storage.catalogue import Catalogue
 from actstore.storage.files import PARTIAL
 from actstore.storage.local import remove_tree
 from actstore.storage.location import StorePath
+from actstore.storage.progress import Progress
 from actstore.storage.reading import Committed
 from actstore.storage.run import Run
 from actstore.storage.transfer import check_free, send
 
-Progress: TypeAlias = Callable[[int, int], None]
 Array: TypeAlias = npt.NDArray[Any]
 
 BLOCK_BYTES = 2**26

@@ -15,6 +15,7 @@ from actstore.errors import InvalidDataError, InvalidParameterError, RunExistsEr
 from actstore.storage import layout
 from actstore.storage.cleaning import delete_run
 from actstore.storage.location import StorePath, files_at, open_root
+from actstore.storage.progress import Counter, Progress
 from actstore.storage.reading import is_run, member
 from actstore.storage.seal import DOCUMENT
 from actstore.storage.shards import Blocks, write_epoch
@@ -23,7 +24,6 @@ from actstore.storage.writer import RunWriter
 
 Array: TypeAlias = npt.NDArray[Any]
 Layers: TypeAlias = Mapping[str, Mapping[str, Sequence[Array]]]
-Progress: TypeAlias = Callable[[int, int], None]
 Readout: TypeAlias = tuple[Sequence[Array], Sequence[Array]]
 
 BLOCK_BYTES = 2**26
@@ -90,7 +90,9 @@ def import_run(
         If the disk refuses.
     """
     _check_counts(activations, readout, epochs)
-    told = _counter(activations, progress)
+    arrays = [x for layers in activations.values() for several in layers.values() for x in several]
+    # as float32; each is read to be checked, and again to be written
+    told = Counter(2 * sum(4 * x.size for x in arrays), progress)
     for split, layers in activations.items():
         for layer, several in layers.items():
             for epoch, x in zip(epochs, several, strict=True):
@@ -173,21 +175,6 @@ def _check_counts(activations: Layers, readout: Readout | None, epochs: Sequence
         raise InvalidParameterError(
             f"epochs {list(epochs)} were given; expected ascending numbers from 0"
         )
-
-
-def _counter(activations: Layers, progress: Progress | None) -> Callable[[int], None]:
-    """Return what sums up the bytes, as float32, of samples that are checked and written."""
-    arrays = [x for layers in activations.values() for several in layers.values() for x in several]
-    total = 2 * sum(4 * x.size for x in arrays)
-    done = 0
-
-    def told(count: int) -> None:
-        nonlocal done
-        done = min(total, done + count)  # chunks at the end of an axis are filled up
-        if progress is not None:
-            progress(done, total)
-
-    return told
 
 
 def _check(x: Array, what: str, told: Callable[[int], None]) -> None:

@@ -27,6 +27,7 @@ from actstore.storage.files import PARTIAL, Files
 from actstore.storage.finding import read_document
 from actstore.storage.location import StorePath, files_at, open_or_create_root
 from actstore.storage.lock import RunLock, lock_state
+from actstore.storage.progress import Counter, Progress
 from actstore.storage.reading import is_run, member
 from actstore.storage.run import Run
 from actstore.storage.run_check import RunCheck
@@ -65,7 +66,7 @@ def merge(
     others: Sequence[StorePath],
     *,
     existing: Existing = "error",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Merged]:
     """Copy all runs of other stores into ``store``, which is made if there is none.
 
@@ -104,7 +105,8 @@ def merge(
         _check_source(run)
     planned = list(_plan(where, runs, existing))
     root = open_or_create_root(store)
-    told = _counter([run for run, outcome in planned if outcome in _COPIED], progress)
+    copied = [run for run, outcome in planned if outcome in _COPIED]
+    told = Counter(0 if progress is None else sum(map(_bytes, copied)), progress)
     for run, outcome in planned:
         if outcome in _COPIED:
             try:
@@ -119,25 +121,11 @@ def merge(
     return [Merged(run.path, run.name, outcome) for run, outcome in planned]
 
 
-def _counter(
-    runs: Sequence[Run], progress: Callable[[int, int], None] | None
-) -> Callable[[int], None]:
-    """Return what sums up the bytes that are copied."""
-    if progress is None:
-        return lambda count: None
-    done, total = 0, 0
-    for run in runs:
-        sizes = files_at(run.path, read_only=True).sizes(run.name)
-        # its marker and its own metadata are written, not copied
-        own = (f"{run.name}/{DOCUMENT}", f"{run.name}/{schema.EPOCH}/")
-        total += sum(n for key, n in sizes.items() if not key.startswith(own))
-
-    def told(count: int) -> None:
-        nonlocal done
-        done += count
-        progress(min(done, total), total)
-
-    return told
+def _bytes(run: Run) -> int:
+    """Return how much there is to copy: its marker and its own metadata are written."""
+    own = (f"{run.name}/{DOCUMENT}", f"{run.name}/{schema.EPOCH}/")
+    sizes = files_at(run.path, read_only=True).sizes(run.name)
+    return sum(n for key, n in sizes.items() if not key.startswith(own))
 
 
 def _check_source(run: Run) -> None:

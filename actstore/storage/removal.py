@@ -10,6 +10,7 @@ from actstore.storage.catalogue import Catalogue
 from actstore.storage.cleaning import delete_run, files_of_group
 from actstore.storage.location import files_at, open_root
 from actstore.storage.lock import RunLock, lock_state
+from actstore.storage.progress import Counter, Progress
 from actstore.storage.reading import chunk_names, is_run, member
 from actstore.storage.repair import drop_epoch
 from actstore.storage.run import Run
@@ -76,7 +77,7 @@ def plan_removal(selection: Catalogue, *, whole: bool) -> list[Removal]:
     ]
 
 
-def remove(selection: Catalogue, *, whole: bool) -> list[Removal]:
+def remove(selection: Catalogue, *, whole: bool, progress: Progress | None = None) -> list[Removal]:
     """Take runs, or epochs of them, out of a store for good.
 
     Each run disappears at once for readers; so does each epoch. Killed half-way, the rest is
@@ -88,6 +89,8 @@ def remove(selection: Catalogue, *, whole: bool) -> list[Removal]:
         What :meth:`Store.sel` returned.
     whole : bool
         See :func:`plan_removal`.
+    progress : callable, optional
+        Is told how many epochs are gone, and of how many.
 
     Raises
     ------
@@ -99,13 +102,16 @@ def remove(selection: Catalogue, *, whole: bool) -> list[Removal]:
         If the store cannot be written.
     """
     planned = plan_removal(selection, whole=whole)
+    told = Counter(sum(len(removal.epochs) for removal in planned), progress)
     try:
         for removal in planned:
             if whole:
                 _remove_run(selection.path, removal.run)
-            else:
-                for epoch in removal.epochs:
-                    drop_epoch(selection.path, removal.run, epoch)
+                told(len(removal.epochs))
+                continue
+            for epoch in removal.epochs:
+                drop_epoch(selection.path, removal.run, epoch)
+                told(1)
     except ActstoreError:  # some are an OSError too
         raise
     except OSError as error:

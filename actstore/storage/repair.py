@@ -15,11 +15,14 @@ from actstore.storage.files import Files
 from actstore.storage.finding import Finding
 from actstore.storage.location import StorePath, open_root
 from actstore.storage.lock import RunLock, lock_key
+from actstore.storage.progress import Progress
 from actstore.storage.reading import is_run, marker_slots, member
 from actstore.storage.verify import verify
 
 
-def repair(store: StorePath, *, deep: bool = False) -> list[Finding]:
+def repair(
+    store: StorePath, *, deep: bool = False, progress: Progress | None = None
+) -> list[Finding]:
     """Remove what killed writers left and caches that are wrong; return what is still found.
 
     Committed data are never touched: damage to them stays, and is returned.
@@ -29,6 +32,8 @@ def repair(store: StorePath, *, deep: bool = False) -> list[Finding]:
     store : str or path
     deep : bool
         See :func:`~actstore.storage.verify.verify`.
+    progress : callable, optional
+        Is told how many runs are done, and of how many: each is looked at before and after.
 
     Raises
     ------
@@ -36,7 +41,8 @@ def repair(store: StorePath, *, deep: bool = False) -> list[Finding]:
         If a run that needs it is being written.
     """
     where = os.fspath(store)
-    found = verify(store, deep=deep)
+    told: Progress = (lambda done, of: None) if progress is None else progress
+    found = verify(store, deep=deep, progress=lambda done, of: told(done, 2 * of))
     root = open_root(store, mode="r+")
     files = files_of_group(root)
     for name in sorted({finding.run for finding in found if finding.action}):
@@ -54,7 +60,7 @@ def repair(store: StorePath, *, deep: bool = False) -> list[Finding]:
         else:
             for finding in mine:
                 _remove(files, finding.path)
-    return verify(store, deep=deep)
+    return verify(store, deep=deep, progress=lambda done, of: told(of + done, 2 * of))
 
 
 def drop_epoch(store: StorePath, run: str, epoch: int) -> None:

@@ -6,7 +6,7 @@ Nothing is changed here; :mod:`actstore.storage.repair` acts on what is found.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from actstore import schema
@@ -14,13 +14,14 @@ from actstore.storage.cleaning import is_remains
 from actstore.storage.files import AT_ONCE, Entry, Files
 from actstore.storage.finding import Finding, check_document, read_document, stray, told
 from actstore.storage.location import StorePath, files_at, open_root
+from actstore.storage.progress import Progress
 from actstore.storage.reading import DAMAGE, RUN_ATTRIBUTES
 from actstore.storage.run_check import RunCheck
 from actstore.storage.seal import DOCUMENT, SEAL
 
 
 def verify(
-    store: StorePath, *, deep: bool = False, progress: Callable[[int, int], None] | None = None
+    store: StorePath, *, deep: bool = False, progress: Progress | None = None
 ) -> list[Finding]:
     """Return what is damaged, left over or foreign in a store; nothing is changed.
 
