@@ -1,6 +1,7 @@
 """Queries say what scikit-learn says of the same subsets, whatever they are asked of."""
 
 import inspect
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -582,3 +583,10 @@ def test_the_split_of_a_dataset_is_the_one_that_it_names(planted: actstore.Store
     data = planted.sel(**RUN, epoch=-1).dataset("train")
     answer = queries.reconstruction(data, subsets=2)
     assert answer.attrs["split"] == "train"
+
+
+@pytest.mark.parametrize("question", queries.__all__)
+def test_a_question_says_where_in_the_paper_it_is_or_that_it_is_not(question: str) -> None:
+    said = " ".join((getattr(queries, question).__doc__ or "").partition("References")[2].split())
+    where = r"arXiv 2106\.03485, (figure|abstract)|Not a measurement of arXiv 2106\.03485"
+    assert re.search(where, said), said

@@ -148,8 +148,9 @@ def clones(
 
     References
     ----------
-    arXiv 2106.03485 (clones; its partitions are random); Eckart & Young (1936) for the bound;
-    Çivril & Magdon-Ismail (2012) for forward selection.
+    arXiv 2106.03485, abstract: neurons "split into groups that carry identical information" (its
+    partitions are random); Eckart & Young (1936) for the bound; Çivril & Magdon-Ismail (2012) for
+    forward selection.
 
     Examples
     --------

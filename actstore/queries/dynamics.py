@@ -125,7 +125,9 @@ def dynamics(
 
     References
     ----------
-    arXiv 2106.03485 (the measurements of the paper against epoch).
+    arXiv 2106.03485, abstract: redundant neurons appear "only when the training process reaches
+    interpolation". The two events and their lag are not in the paper: a claim about an order needs
+    a time for each.
     """
     thresholds = check_thresholds(threshold)
     r2_name = check_criterion(criterion)

@@ -122,9 +122,10 @@ def ensemble(
 
     References
     ----------
-    arXiv 2106.03485 v1 (a wide network against an ensemble of networks of the size of a clone);
-    McNemar (1947); Agresti & Min (2005) for the interval; arXiv 2002.11328 for bias² and
-    variance, arXiv 2305.18411 for both by width.
+    arXiv 2106.03485, abstract of v1: a wide network against an ensemble of networks whose last
+    layer has the size of a clone. The interval and the test are not in the paper: on the same
+    samples a difference of a few errors may be chance. McNemar (1947); Agresti & Min (2005) for
+    the interval; arXiv 2002.11328 for bias² and variance, arXiv 2305.18411 for both by width.
     """  # noqa: E501 - the first sentence names all three
     found = readable(last_epoch(data), layer=layer, splits=[split])
     epochs = compared_epochs(found)

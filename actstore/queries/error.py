@@ -117,9 +117,11 @@ def error(
 
     References
     ----------
-    arXiv 2106.03485 (error of a "chunk": trained readout, no refit, no rescaling, 100 subsets;
-    ``error_inf`` is there the error of an ensemble); arXiv 2306.00183 for the refit, a linear
-    probe that is trained anew, here by least squares.
+    arXiv 2106.03485, figures 3b (test) and 4b (train) of the NeurIPS version: error of a "chunk"
+    under the trained readout, no refit, no rescaling, 100 subsets. Otherwise than there,
+    ``error_inf`` is fitted unless it is given or ``"ensemble"``, for the exponent depends on it,
+    and the sizes of one subset are nested. arXiv 2306.00183 for the refit, a linear probe that is
+    trained anew, here by least squares.
     """
     check_positive(subsets=subsets)
     check_seed_and_ridge(rng_seed, ridge)

@@ -45,7 +45,9 @@ def moments(
 
     References
     ----------
-    Chan, Golub & LeVeque (1983), Am. Stat. 37: the merging of blocks.
+    Not a measurement of arXiv 2106.03485, but what its regressions are made of: from the moments
+    they follow exactly, and the samples are read once. Chan, Golub & LeVeque (1983), Am. Stat. 37:
+    the merging of blocks.
     """
     found = sources(data, split=split, layer=layer)
     results = []

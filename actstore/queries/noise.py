@@ -142,9 +142,10 @@ def noise(
 
     References
     ----------
-    arXiv 2106.03485 (correlation of the residuals); the held-out value, the floor, the null and
-    the edge are not in the paper. Lawley & Maxwell (1971) for the fit; Bartlett (1933) for the
-    draws; Marchenko & Pastur (1967).
+    arXiv 2106.03485, figure 4e of the NeurIPS version (mean correlation of the residuals). The
+    held-out value, the floor, the null and the edge are not in the paper: without them a fall to
+    zero that is arithmetic looks like independence. Lawley & Maxwell (1971) for the fit; Bartlett
+    (1933) for the draws; Marchenko & Pastur (1967).
 
     Examples
     --------

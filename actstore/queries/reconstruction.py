@@ -102,7 +102,8 @@ def reconstruction(
 
     References
     ----------
-    arXiv 2106.03485 (R² of a "chunk"; its reference semantics are those of the authors' code).
+    arXiv 2106.03485, figure 4e of the NeurIPS version (R² of a "chunk"); its reference semantics
+    are those of the authors' code.
 
     Examples
     --------

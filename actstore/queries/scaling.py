@@ -180,8 +180,9 @@ def scaling(
 
     References
     ----------
-    arXiv 2106.03485: the number of clones "increases linearly with the width of the layer", "only
-    if the width is above a critical value" (abstract); the fits are not the paper's.
+    arXiv 2106.03485, abstract: the number of clones "increases linearly with the width of the
+    layer, but only if the width is above a critical value". The fits are not the paper's: whether
+    a growth is linear, an exponent with an interval says.
     """
     thresholds = check_thresholds(threshold)
     r2_name = check_criterion(criterion)

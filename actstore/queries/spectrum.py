@@ -77,8 +77,9 @@ def spectrum(
 
     References
     ----------
-    Roy & Vetterli (2007), "The effective rank"; Papyan, Han & Donoho (2020) for the about
-    classes − 1 directions that remain when training ends.
+    Not a measurement of arXiv 2106.03485: it bounds the number of clones. Roy & Vetterli (2007),
+    "The effective rank"; Papyan, Han & Donoho (2020) for the about classes − 1 directions that
+    remain when training ends.
 
     Examples
     --------
